@@ -1,0 +1,129 @@
+"""The orbits that lanes collect their samples from: phase 1's states, windows and counters, (L, B) each.
+
+Lanes may have different numbers of orbits: B is the largest, and the places beyond a lane's own
+hold copies of its first orbit, which take part in nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.config import Config
+from core.features import InputScales, pair_units
+from core.forces import Forces, State, relative_energy_scale
+from core.history import History
+from core.lane import Lane
+from core.leapfrog import Block, leapfrog
+from core.orbits import draw
+from core.samples import Samples
+from core.timestep import Dynamical, unit_time
+
+#: Steps of the flight from which input scales are fitted.
+_PILOT_STEPS = 200
+
+
+class Collection:
+    """States (L, B, N, D) on their way, each with its own window, and how far each orbit is in its epoch."""
+
+    def __init__(self, configs: Sequence[Config], forces: Forces):
+        self.configs, self.forces = list(configs), forces
+        first = configs[0]
+        self.pair_scaled = first.dt_scale == "pair"
+        device = first.torch_device
+        counts = torch.tensor([config.num_orbits for config in configs], device=device)
+        lanes, batch = len(configs), int(counts.max())
+        self.exists = torch.arange(batch, device=device) < counts[:, None]
+        shape = (lanes, batch)
+        vectors = torch.zeros(*shape, first.num_particles, first.dim, device=device, dtype=first.torch_dtype)
+        self.state = State(vectors, vectors.clone(), vectors.clone(), vectors[..., 0].clone())
+        self.energy, self.scale = vectors[..., 0, 0].clone(), vectors[..., 0, 0].clone()
+        self.elapsed = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.period = torch.zeros_like(self.elapsed)
+        #: Accepted steps since the orbit started: the first history_len are its warm-up.
+        self.age = torch.zeros(shape, dtype=torch.int64, device=device)
+        #: Accepted steps of this epoch, warm-up aside; gradient steps on the current state.
+        self.collected, self.tries = self.age.clone(), self.age.clone()
+        #: Orbits to be started afresh in the next epoch: stuck, or their period is over.
+        self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
+
+    def open(self, history: History) -> None:
+        """Take the history that makes inputs, once its scales are known."""
+        self.history = history
+        self.windows = history.empty(self.state)
+        self.refresh()
+
+    def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
+        """Put fresh initial conditions into ``orbits`` of ``lane``."""
+        drawn = draw(self.configs[lane], len(orbits), generator)
+        index = torch.tensor(orbits, device=self.age.device)
+        energy, magnitude = self.forces.energy(drawn.state)
+        fresh = (*drawn.state, energy, relative_energy_scale(energy, magnitude), drawn.period)
+        held = (*self.state, self.energy, self.scale, self.period)
+        for target, value in zip(held, fresh, strict=True):
+            target[lane, index] = value
+        for counter in (self.elapsed, self.age, self.tries, self.ended):
+            counter[lane, index] = 0
+
+    def fill_unused(self) -> None:
+        """Give places beyond a lane's own orbits a harmless state: that of its first orbit."""
+        for tensor in (*self.state, self.energy, self.scale, self.period):
+            missing = ~self.exists.view(*self.exists.shape, *[1] * (tensor.dim() - 2))
+            tensor.copy_(torch.where(missing, tensor[:, :1], tensor))
+
+    def begin_epoch(self, lane: Lane, index: int) -> None:
+        """Start the lane's ended orbits afresh and set its counters back."""
+        ended = (self.ended[index] & self.exists[index]).nonzero().flatten().tolist()
+        self.collected[index] = 0
+        self.tries[index] = 0
+        if ended:
+            self.start(index, ended, lane.generator)
+            fresh = torch.zeros_like(self.exists)
+            fresh[index, ended] = True
+            self.windows = self.history.keep_where(fresh, self.history.empty(self.state), self.windows)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Recompute what follows from states and windows: units and inputs."""
+        units = pair_units(self.state) if self.pair_scaled else None
+        self.unit = unit_time(self.state, units)
+        self.inputs = self.history.inputs(self.state, self.windows, units)
+
+    def samples(self) -> Samples:
+        """Return the current state of every orbit as a sample."""
+        return Samples(self.inputs, self.state, self.energy, self.scale, self.unit)
+
+    def move(self, accepted: Tensor, block: Block, dt: Tensor, warm: Tensor) -> None:
+        """Let the ``accepted`` (L, B) orbits take the block that took ``dt``; the others stay where they are."""
+        slid = self.history.slide(self.windows, self.state, block.state, dt)
+        self.windows = self.history.keep_where(accepted, slid, self.windows)
+        new_scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
+        wide = accepted[..., None, None]
+        vectors = (torch.where(wide, new, old) for new, old in zip(block.state[:3], self.state[:3], strict=True))
+        self.state = State(*vectors, self.state.mass)
+        self.energy = torch.where(accepted, block.energy, self.energy)
+        self.scale = torch.where(accepted, new_scale, self.scale)
+        self.elapsed += torch.where(accepted, dt.double(), 0)
+        self.age += accepted
+        self.collected += accepted & ~warm
+        self.tries.masked_fill_(accepted, 0)
+        self.refresh()
+
+    def fit_scales(self, lane: int) -> InputScales:
+        """Fit typical L, V, A and T (geometric means) on a flight with the dynamical criterion.
+
+        They are in the units that inputs are in, and depend on the lane's own orbits only.
+        """
+        config = self.configs[lane]
+        state = State(*(tensor[lane, : config.num_orbits] for tensor in self.state))
+        criterion = Dynamical(config.eps)
+        logs = []
+        for _ in range(_PILOT_STEPS):
+            dt = criterion.propose(state, None)
+            units = pair_units(state) if self.pair_scaled else None
+            length, time = (1.0, 1.0) if units is None else (units.length, units.time)
+            radius, speed, pull = (torch.linalg.vector_norm(vector, dim=-1).mean(-1) for vector in state[:3])
+            quantities = (radius / length, speed / length * time, pull / length * time**2, dt / time)
+            logs.append(torch.stack([quantity.log().mean() for quantity in quantities]))
+            state = leapfrog(state, dt, self.forces).state
+        return InputScales(*torch.stack(logs).mean(0).exp().tolist())

@@ -1,0 +1,221 @@
+"""Every setting of a training and of a simulation: one frozen model, each field with its sentence.
+
+The file is the reference for the keys; `shared` defaults, TOML files, search spaces and the
+runner's flags all end here. A key or value that cannot be honoured is refused, never ignored.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.errors import ConfigError, nearest
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Eccentricity = Annotated[float, Field(ge=0, lt=1)]
+FeatureType = Literal["basic", "rich", "delta_mag"]
+
+#: Keys of the full reference that no code acts on yet. They are refused rather than ignored.
+NOT_AVAILABLE_YET = frozenset(
+    "momentum rel_loss_bound keep_checkpoints L_lower L_upper angular_momentum_weight fourier_scale fourier_dim "
+    "history_warmup integrator_mode dt steps duration step_rule tf32 compile detect_anomaly save_name debug "
+    "debug_every debug_replay_every movie movie_dir movie_max_frames movie_fps movie_dpi ic_path use_train_ic "
+    "wandb wandb_project wandb_name".split()
+)
+
+
+class Config(BaseModel):
+    """The settings of one training, G = 1 throughout.
+
+    Fields left at ``None`` that have a dependent default (``feature_type``, ``E_lower``,
+    ``E_upper``) are resolved on construction, so that a config always says what will happen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    # training
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="optimizer of the network's weights")
+    epochs: Count = Field(1000, description="training epochs (phase 1 + phase 2)")
+    lr: Positive = Field(1e-4, description="learning rate")
+    weight_decay: NonNegative = Field(1e-2, description="weight decay, as the optimizer defines it")
+    n_steps: Count = Field(10, description="leapfrog steps of one dt between two energy checks")
+    dt_bound: Positive = Field(1e-8, description="smallest dt the network may propose")
+    energy_threshold: Positive = Field(2e-4, description="a step is accepted if its rel_dE is below this")
+    steps_per_epoch: Count = Field(1, description="accepted steps per orbit and epoch")
+    max_retrain_steps: CountOrZero = Field(1000, description="gradient steps on one rejected state, 0 = no cap")
+    replay_steps: CountOrZero = Field(1000, description="most phase 2 updates of an epoch")
+    replay_batch_size: Count = Field(512, description="minibatch of phase 2")
+    min_replay_size: Count = Field(2, description="fewer samples than this: phase 2 does not run")
+    replay_capacity: Count = Field(10000, description="most samples the replay buffer keeps, oldest go first")
+    timid_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="share of samples below E_lower that a converged buffer may hold"
+    )
+    # loss band
+    E_lower: Positive | None = Field(None, description="lower end of the loss band of rel_dE")
+    E_upper: Positive | None = Field(None, description="upper end of the loss band of rel_dE")
+    bounds_relative: bool = Field(False, description="E_lower and E_upper are multiples of energy_threshold")
+    # network
+    hidden_dims: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        (200, 1000, 1000, 200), description="hidden layers"
+    )
+    activation: Literal["tanh", "relu", "silu"] = Field("tanh", description="activation of the hidden layers")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="dropout, in gradient passes only")
+    dt_scale: Literal["unit", "pair"] = Field("unit", description="what the network's output is a multiple of")
+    normalize_inputs: bool = Field(False, description="divide inputs by the training set's L, V, A, T")
+    # features and history
+    history_len: CountOrZero = Field(0, description="past states in the input")
+    feature_type: FeatureType | None = Field(None, description="delta_mag, or basic when history_len is 0")
+    # simulation
+    eps: Positive = Field(0.1, description="constant of the dynamical criterion")
+    Nperiod: Positive = Field(10, description="periods to simulate (bound two-body systems)")
+    # system
+    num_particles: Annotated[int, Field(ge=2)] = Field(2, description="bodies")
+    dim: Literal[2, 3] = Field(2, description="dimensions")
+    mass: NonNegative | tuple[NonNegative, ...] = Field(1.0, description="particle mass, one number or one per body")
+    pos_scale: Positive = Field(0.1, description="position scale of random initial conditions")
+    vel_scale: Positive = Field(1.0, description="velocity scale of random initial conditions")
+    softening: NonNegative = Field(0.0, description="Plummer softening length")
+    external_field_mass: Positive | None = Field(None, description="mass of the external point mass")
+    external_field_position: tuple[float, ...] | None = Field(None, description="its position, dim numbers")
+    # orbits
+    num_orbits: Count = Field(8, description="systems trained together")
+    stop_at_period: bool = Field(False, description="an orbit's collection ends with its period")
+    e_min: Eccentricity = Field(0.6, description="smallest eccentricity")
+    e_max: Eccentricity = Field(0.95, description="largest eccentricity")
+    a_min: Positive = Field(0.8, description="smallest semi-major axis")
+    a_max: Positive = Field(1.2, description="largest semi-major axis")
+    eval_periods: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        (10, 100), description="periods of the scores"
+    )
+    evaluate_every: CountOrZero = Field(0, description="epochs between two evaluations, 0 = at the end")
+    # device
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the tensors live")
+    dtype: Literal["float32", "float64"] = Field("float64", description="precision of states and weights")
+    seed: CountOrZero | None = Field(None, description="random seed; None draws one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return values
+
+    @model_validator(mode="after")
+    def _resolve_and_check(self) -> Self:
+        if self.feature_type is None:
+            self._set("feature_type", "delta_mag" if self.history_len else "basic")
+        if self.feature_type == "delta_mag" and self.history_len == 0:
+            raise ValueError(
+                "The value of `history_len` is 0, but feature_type delta_mag needs history_len >= 1 (it describes "
+                "transitions between states); set history_len or choose basic or rich."
+            )
+        lower, upper = (0.05, 0.5) if self.bounds_relative else (1e-6, 1e-4)
+        if self.E_lower is None:
+            self._set("E_lower", lower)
+        if self.E_upper is None:
+            self._set("E_upper", upper)
+        low, high = self.energy_band
+        if not low < high:
+            raise ValueError(f"The value of `E_lower` is {self.E_lower}, but must be < E_upper ({self.E_upper}).")
+        if high > self.energy_threshold:
+            limit = "1 (bounds_relative)" if self.bounds_relative else f"energy_threshold ({self.energy_threshold})"
+            raise ValueError(
+                f"The value of `E_upper` is {self.E_upper}, but must be <= {limit}: between them a rejected step "
+                "would have no gradient."
+            )
+        for smallest, largest in (("e_min", "e_max"), ("a_min", "a_max")):
+            if getattr(self, smallest) > getattr(self, largest):
+                raise ValueError(
+                    f"The value of `{smallest}` is {getattr(self, smallest)}, but must be <= {largest} "
+                    f"({getattr(self, largest)})."
+                )
+        self._check_system()
+        return self
+
+    def _check_system(self) -> None:
+        masses = self.mass if isinstance(self.mass, tuple) else (self.mass,) * self.num_particles
+        if len(masses) != self.num_particles:
+            raise ValueError(
+                f"The value of `mass` has {len(masses)} numbers, but must be one number or num_particles "
+                f"({self.num_particles})."
+            )
+        if sum(masses) <= 0:
+            raise ValueError(f"The value of `mass` is {self.mass}, but the masses must have a positive sum.")
+        position = self.external_field_position
+        if (position is None) != (self.external_field_mass is None):
+            raise ValueError("`external_field_mass` and `external_field_position` must be given together.")
+        if position is not None and (len(position) != self.dim or not any(position)):
+            raise ValueError(
+                f"The value of `external_field_position` is {list(position)}, but must be {self.dim} numbers (dim), "
+                "not all zero."
+            )
+        if self.stop_at_period and self.num_particles != 2:  # noqa: PLR2004
+            raise ValueError(
+                f"The value of `stop_at_period` is true, but num_particles is {self.num_particles}: only a "
+                "two-body orbit has a period."
+            )
+
+    def _set(self, key: str, value: Any) -> None:
+        object.__setattr__(self, key, value)  # the model is frozen to everybody else
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], source: str = "") -> "Config":
+        """Build a config; ``source`` (a file name) opens the message of a :class:`ConfigError`."""
+        prefix = f"{source}: " if source else ""
+        known = list(cls.model_fields)
+        for key in values:
+            if key in NOT_AVAILABLE_YET:
+                raise ConfigError(f"{prefix}The key `{key}` is not available yet in this version; remove it.")
+            if key not in known:
+                raise ConfigError(f"{prefix}The key `{key}` is unknown{nearest(key, known)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ConfigError(prefix + one_line(error)) from None
+
+    @property
+    def energy_band(self) -> tuple[float, float]:
+        """The loss band of rel_dE as absolute numbers."""
+        assert self.E_lower is not None
+        assert self.E_upper is not None
+        scale = self.energy_threshold if self.bounds_relative else 1.0
+        return self.E_lower * scale, self.E_upper * scale
+
+    @property
+    def masses(self) -> tuple[float, ...]:
+        """One mass per body."""
+        return self.mass if isinstance(self.mass, tuple) else (self.mass,) * self.num_particles
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The torch dtype of states and weights."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device asked for; ``auto`` is cuda where there is one. Raises ConfigError without the one asked for."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("The value of `device` is cuda, but torch sees no CUDA device here; use auto or cpu.")
+        name = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A flat dict of plain values (lists, not tuples), as checkpoints and files hold it."""
+        values = self.model_dump()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def one_line(error: ValidationError) -> str:
+    """Put the first problem of a pydantic error into the form "The value of `key` is x, but must be y."."""
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "tuple", "constrained"))]
+    rule = first["msg"].replace("Input should be", "must be", 1)
+    if first["type"] in ("missing", "extra_forbidden"):
+        return f"The key `{'.'.join(location)}` is {'missing' if first['type'] == 'missing' else 'unknown'}."
+    return f"The value of `{'.'.join(location)}` is {first['input']!r}, but {rule}."

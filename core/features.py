@@ -1,0 +1,117 @@
+"""Feature rows of states and of transitions, and the units they may be measured in.
+
+A *row* describes one state (basic, rich) or one transition between two states (delta_mag), in
+simulation units; every column is a magnitude >= 0 that does not change when the system is
+rotated, moved, or its bodies exchanged. States are (..., N, D), rows (..., C).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.config import FeatureType
+from core.forces import State, self_exclusion
+
+#: (name, exponents of length, time and mass, product of input scales) of each column.
+_STATE = [
+    ("bodies", (0, 0, 0), ""),
+    ("dimensions", (0, 0, 0), ""),
+    ("total mass", (0, 0, 1), ""),
+    ("radius mean", (1, 0, 0), "L"),
+    ("radius max", (1, 0, 0), "L"),
+    ("speed mean", (1, -1, 0), "V"),
+    ("speed max", (1, -1, 0), "V"),
+    ("acceleration mean", (1, -2, 0), "A"),
+    ("acceleration max", (1, -2, 0), "A"),
+    ("pair distance min", (1, 0, 0), "L"),
+    ("pair distance mean", (1, 0, 0), "L"),
+]
+_RICH = [
+    ("mass mean", (0, 0, 1), ""),
+    ("mass min", (0, 0, 1), ""),
+    ("mass max", (0, 0, 1), ""),
+    ("mass rms", (0, 0, 1), ""),
+    ("radius min", (1, 0, 0), "L"),
+    ("radius rms", (1, 0, 0), "L"),
+    ("speed min", (1, -1, 0), "V"),
+    ("speed rms", (1, -1, 0), "V"),
+    ("acceleration min", (1, -2, 0), "A"),
+    ("acceleration rms", (1, -2, 0), "A"),
+    ("pair distance max", (1, 0, 0), "L"),
+    ("softening", (1, 0, 0), "L"),
+]
+_TRANSITION = [
+    *((f"displacement {kind}", (1, 0, 0), "VT") for kind in ("mean", "max", "rms")),
+    *((f"velocity change {kind}", (1, -1, 0), "AT") for kind in ("mean", "max", "rms")),
+    *((f"acceleration change {kind}", (1, -2, 0), "A") for kind in ("mean", "max", "rms")),
+    ("elapsed dt", (0, 1, 0), "T"),
+]
+COLUMNS: dict[FeatureType, list[tuple[str, tuple[int, int, int], str]]] = {
+    "basic": _STATE,
+    "rich": _STATE + _RICH,
+    "delta_mag": _TRANSITION,
+}
+
+class Units(NamedTuple):
+    """Shortest pair distance and shortest pair time sqrt(r^3 / (m_i + m_j)) of a state, each (...)."""
+
+    length: Tensor
+    time: Tensor
+
+
+class InputScales(NamedTuple):
+    """Typical length, velocity, acceleration and time that inputs are divided by; they travel in the checkpoint."""
+
+    L: float = 1.0
+    V: float = 1.0
+    A: float = 1.0
+    T: float = 1.0
+
+    def product(self, names: str) -> float:
+        """Multiply the scales named by the letters of ``names``; 1 for none."""
+        return math.prod(float(getattr(self, name)) for name in names)
+
+
+def pair_units(state: State) -> Units:
+    """Units of a state. Pairs without mass have no time scale and are left out."""
+    separation = state.position.unsqueeze(-3) - state.position.unsqueeze(-2)
+    squared = (separation * separation).sum(-1) + self_exclusion(state.position)
+    mass = state.mass.unsqueeze(-1) + state.mass.unsqueeze(-2)
+    return Units(squared.amin((-2, -1)).sqrt(), (squared**1.5 / mass).amin((-2, -1)).sqrt())
+
+
+def state_rows(state: State, softening: float, *, rich: bool) -> Tensor:
+    """The 11 columns of basic or the 23 of rich, (..., C). Radius and speed are relative to the centre of mass."""
+    n_bodies, dim = state.position.shape[-2:]
+    total = state.mass.sum(-1)
+    weight = (state.mass / total.unsqueeze(-1)).unsqueeze(-1)
+    radius = torch.linalg.vector_norm(state.position - (weight * state.position).sum(-2, keepdim=True), dim=-1)
+    speed = torch.linalg.vector_norm(state.velocity - (weight * state.velocity).sum(-2, keepdim=True), dim=-1)
+    pull = torch.linalg.vector_norm(state.acceleration, dim=-1)
+    first, second = torch.triu_indices(n_bodies, n_bodies, 1, device=total.device)
+    pair = torch.linalg.vector_norm(state.position[..., first, :] - state.position[..., second, :], dim=-1)
+    one = torch.ones_like(total)
+    columns = [n_bodies * one, dim * one, total]
+    columns += [radius.mean(-1), radius.amax(-1), speed.mean(-1), speed.amax(-1), pull.mean(-1), pull.amax(-1)]
+    columns += [pair.amin(-1), pair.mean(-1)]
+    if rich:
+        mass = state.mass
+        columns += [mass.mean(-1), mass.amin(-1), mass.amax(-1), _rms(mass)]
+        columns += [radius.amin(-1), _rms(radius), speed.amin(-1), _rms(speed), pull.amin(-1), _rms(pull)]
+        columns += [pair.amax(-1), softening * one]
+    return torch.stack(columns, -1)
+
+
+def transition_rows(before: State, after: State, dt: Tensor) -> Tensor:
+    """The 10 columns of delta_mag for the step from ``before`` to ``after`` that took ``dt`` (...)."""
+    columns = []
+    for old, new in zip(before[:3], after[:3], strict=True):
+        change = torch.linalg.vector_norm(new - old, dim=-1)
+        columns += [change.mean(-1), change.amax(-1), _rms(change)]
+    return torch.stack([*columns, dt.to(columns[0].dtype)], -1)
+
+
+def _rms(values: Tensor) -> Tensor:
+    return (values * values).mean(-1).sqrt()

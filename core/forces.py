@@ -1,0 +1,142 @@
+"""Gravity: accelerations, potentials and their derivatives, for any leading dimensions. G = 1.
+
+Positions are ``(..., N, D)``, masses ``(..., N)``, energies ``(...)``. A body without mass is a
+test particle: it feels the others and is not felt.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class State(NamedTuple):
+    """An N-body state, with the acceleration that its leapfrog step starts from.
+
+    ``position``, ``velocity``, ``acceleration``: (..., N, D); ``mass``: (..., N).
+    """
+
+    position: Tensor
+    velocity: Tensor
+    acceleration: Tensor
+    mass: Tensor
+
+
+@dataclass(frozen=True)
+class TidalField:
+    """The tide of a point mass M at R in the frame that falls with the origin.
+
+    a(x) = M [(R-x)/|R-x|^3 - R/|R|^3] and phi(x) = -M [1/|R-x| - 1/|R| - x.R/|R|^3], so that a = -grad phi.
+    """
+
+    mass: float
+    position: Tensor  # (D,)
+
+    def acceleration(self, position: Tensor) -> Tensor:
+        """Acceleration (..., N, D) at ``position`` (..., N, D)."""
+        towards = self.position - position
+        inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
+        return self.mass * (towards * inverse**3 - self.position / self.position.norm() ** 3)
+
+    def jerk(self, position: Tensor, velocity: Tensor) -> Tensor:
+        """Derivative of the acceleration along ``velocity``, both (..., N, D)."""
+        towards = self.position - position
+        inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
+        along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse**2
+        return self.mass * inverse**3 * (along * towards - velocity)
+
+    def potential(self, position: Tensor) -> Tensor:
+        """Potential per unit mass (..., N) at ``position`` (..., N, D)."""
+        distance = self.position.norm()
+        inverse = torch.rsqrt(((self.position - position) ** 2).sum(-1))
+        return -self.mass * (inverse - 1 / distance - position @ self.position / distance**3)
+
+
+@dataclass(frozen=True)
+class Forces:
+    """What acts on the bodies: their own gravity (Plummer-softened) and an optional tidal field."""
+
+    softening: float = 0.0
+    field: TidalField | None = None
+
+    def state(self, position: Tensor, velocity: Tensor, mass: Tensor) -> State:
+        """Complete positions and velocities (..., N, D) and masses (..., N) with their acceleration."""
+        return State(position, velocity, self.acceleration(position, mass), mass)
+
+    def acceleration(self, position: Tensor, mass: Tensor) -> Tensor:
+        """Acceleration (..., N, D); one force evaluation."""
+        separation, inverse = self._pairs(position)
+        return self._acceleration(position, mass, separation, inverse)
+
+    def acceleration_and_potential(self, position: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+        """Acceleration (..., N, D) and total potential energy (...), sharing the pair distances."""
+        separation, inverse = self._pairs(position)
+        acceleration = self._acceleration(position, mass, separation, inverse)
+        return acceleration, self._potential(position, mass, inverse)
+
+    def all_with_jerk(self, position: Tensor, velocity: Tensor, mass: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Acceleration, its derivative along ``velocity`` (both (..., N, D)) and potential energy (...)."""
+        separation, inverse = self._pairs(position)
+        acceleration = self._acceleration(position, mass, separation, inverse)
+        approach = velocity.unsqueeze(-3) - velocity.unsqueeze(-2)
+        inverse2 = inverse * inverse
+        weight = (mass.unsqueeze(-2) * (inverse2 * inverse)).unsqueeze(-1)
+        along = ((separation * approach).sum(-1) * inverse2).unsqueeze(-1)
+        jerk = (weight * torch.addcmul(approach, along, separation, value=-3)).sum(-2)
+        if self.field is not None:
+            jerk = jerk + self.field.jerk(position, velocity)
+        return acceleration, jerk, self._potential(position, mass, inverse)
+
+    def potential(self, position: Tensor, mass: Tensor) -> Tensor:
+        """Total potential energy (...), pairs and field."""
+        return self._potential(position, mass, self._pairs(position)[1])
+
+    def energy(self, state: State) -> tuple[Tensor, Tensor]:
+        """Total energy and the scale |kinetic| + |potential| that a vanishing energy is measured by, both (...)."""
+        kinetic = kinetic_energy(state.velocity, state.mass)
+        potential = self.potential(state.position, state.mass)
+        return kinetic + potential, kinetic + potential.abs()
+
+    def _pairs(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Separations x_j - x_i (..., N, N, D) and inverse softened distances (..., N, N), zero on the diagonal."""
+        separation = position.unsqueeze(-3) - position.unsqueeze(-2)
+        squared = (separation * separation).sum(-1) + self_exclusion(position)
+        if self.softening:
+            squared = squared + self.softening**2
+        return separation, torch.rsqrt(squared)
+
+    def _acceleration(self, position: Tensor, mass: Tensor, separation: Tensor, inverse: Tensor) -> Tensor:
+        weight = mass.unsqueeze(-2) * (inverse * inverse * inverse)
+        acceleration = (weight.unsqueeze(-1) * separation).sum(-2)
+        if self.field is not None:
+            acceleration = acceleration + self.field.acceleration(position)
+        return acceleration
+
+    def _potential(self, position: Tensor, mass: Tensor, inverse: Tensor) -> Tensor:
+        potential = (mass * (mass.unsqueeze(-2) * inverse).sum(-1)).sum(-1) * -0.5
+        if self.field is not None:
+            potential = potential + (mass * self.field.potential(position)).sum(-1)
+        return potential
+
+
+_EXCLUSIONS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def self_exclusion(position: Tensor) -> Tensor:
+    """An (N, N) matrix with infinity on the diagonal: added to squared distances it takes a body out of its own."""
+    key = (position.shape[-2], position.dtype, position.device)
+    if key not in _EXCLUSIONS:
+        infinity = torch.full((key[0],), torch.inf, dtype=position.dtype, device=position.device)
+        _EXCLUSIONS[key] = torch.diag(infinity)
+    return _EXCLUSIONS[key]
+
+
+def kinetic_energy(velocity: Tensor, mass: Tensor) -> Tensor:
+    """Kinetic energy (...) of velocities (..., N, D)."""
+    return 0.5 * (mass * (velocity * velocity).sum(-1)).sum(-1)
+
+
+def relative_energy_scale(energy: Tensor, magnitude: Tensor) -> Tensor:
+    """Return max(|E|, 1e-3 (kinetic + |potential|)), so that a system with E = 0 can be trained (DESIGN.md section 3)."""
+    return torch.maximum(energy.abs(), 1e-3 * magnitude)

@@ -1,0 +1,146 @@
+"""The network, stacked over lanes: L fully connected networks of one shape as batched matrix products.
+
+All parameters of a lane are one row of a flat matrix (L, P), so that an optimizer updates a lane in
+one pass; the layers are views of it, weights (L, in, out) and biases (L, 1, out). The backward
+pass is written out (it is six lines) and puts gradients straight into a matrix of the same form.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+#: Lanes' rows and layers start at multiples of this many numbers, so that an elementwise kernel
+#: treats a weight in the same way wherever its lane stands and however wide the others are.
+_ALIGNMENT = 16
+#: The network's two outputs; the first is the step.
+OUTPUTS = 2
+
+
+class Forward(NamedTuple):
+    """What a forward pass leaves for the backward pass: inputs of each layer, its slopes, and the output."""
+
+    inputs: list[Tensor]
+    slopes: list[Tensor]
+    output: Tensor
+
+
+def _activate(name: str, value: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """Activation and, if asked for, its derivative."""
+    if name == "tanh":
+        result = value.tanh()
+        return result, 1 - result * result if slope else None
+    if name == "relu":
+        result = value.relu()
+        return result, (value > 0).to(value.dtype) if slope else None
+    sigmoid = value.sigmoid()
+    result = value * sigmoid
+    return result, sigmoid + result * (1 - sigmoid) if slope else None
+
+
+class FullyConnectedNN:
+    """L networks ``dims[0] -> ... -> dims[-1]``; a lane may use fewer inputs than dims[0], the rest are zeros."""
+
+    def __init__(
+        self,
+        input_widths: Sequence[int],
+        hidden_dims: Sequence[int],
+        activation: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self.input_widths = list(input_widths)
+        self.dims = [max(self.input_widths), *hidden_dims, OUTPUTS]
+        self.activation = activation
+        self.spans: list[tuple[int, int, int, int]] = []  # (offset of weight, of bias, in, out)
+        offset = 0
+        for fan_in, fan_out in zip(self.dims[:-1], self.dims[1:], strict=True):
+            bias = offset + _aligned(fan_in * fan_out)
+            self.spans.append((offset, bias, fan_in, fan_out))
+            offset = bias + _aligned(fan_out)
+        self.flat = torch.zeros(len(self.input_widths), offset, dtype=dtype, device=device)
+        self.layers = self.views(self.flat)
+
+    def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return (weight, bias) views of each layer into a flat matrix (lanes, P)."""
+        lanes = flat.shape[0]
+        return [
+            (
+                flat[:, weight : weight + fan_in * fan_out].view(lanes, fan_in, fan_out),
+                flat[:, bias : bias + fan_out].view(lanes, 1, fan_out),
+            )
+            for weight, bias, fan_in, fan_out in self.spans
+        ]
+
+    def initialize(self, lane: int, generator: Generator, output_bias: float) -> None:
+        """Draw a lane's weights as torch.nn.Linear does, at the lane's own width and fan-in.
+
+        The output layer is drawn ten times smaller around ``output_bias``, the logarithm of the
+        first proposal: an untrained network proposes about one and the same step.
+        """
+        for index, (weight, bias) in enumerate(self.layers):
+            fan_in = self.input_widths[lane] if index == 0 else weight.shape[1]
+            bound = 1 / math.sqrt(max(fan_in, 1))
+            if index == len(self.layers) - 1:
+                bound /= 10
+            for target in (weight[lane, :fan_in], bias[lane]):
+                uniform = torch.rand(target.shape, dtype=torch.float64, generator=generator)
+                target.copy_(bound * (2 * uniform - 1))
+        self.layers[-1][1][lane] += output_bias
+
+    def __call__(self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+        """Map inputs (L, B, F) to outputs (L, B, 2), without dropout and without keeping anything."""
+        value = inputs
+        layers = self.layers if layers is None else layers
+        for weight, bias in layers[:-1]:
+            value = _activate(self.activation, torch.baddbmm(bias, value, weight), slope=False)[0]
+        return torch.baddbmm(layers[-1][1], value, layers[-1][0])
+
+    def forward(
+        self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None = None, masks: Sequence[Tensor] = ()
+    ) -> Forward:
+        """Forward pass for a gradient. ``masks`` are dropout masks of the hidden layers, already scaled."""
+        layers = self.layers if layers is None else layers
+        kept, slopes, value = [], [], inputs
+        for index, (weight, bias) in enumerate(layers[:-1]):
+            kept.append(value)
+            value, slope = _activate(self.activation, torch.baddbmm(bias, value, weight), slope=True)
+            assert slope is not None
+            if masks:
+                value, slope = value * masks[index], slope * masks[index]
+            slopes.append(slope)
+        kept.append(value)
+        return Forward(kept, slopes, torch.baddbmm(layers[-1][1], value, layers[-1][0]))
+
+    def backward(
+        self,
+        forward: Forward,
+        gradient: Tensor,
+        into: list[tuple[Tensor, Tensor]],
+        layers: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        """Write d loss / d parameters into ``into``, given d loss / d output (L, B, 2)."""
+        layers = self.layers if layers is None else layers
+        for index in range(len(layers) - 1, -1, -1):
+            torch.bmm(forward.inputs[index].transpose(1, 2), gradient, out=into[index][0])
+            torch.sum(gradient, 1, keepdim=True, out=into[index][1])
+            if index:
+                gradient = torch.bmm(gradient, layers[index][0].transpose(1, 2)) * forward.slopes[index - 1]
+
+    def lane_tensors(self, flat: Tensor, lane: int) -> dict[str, Tensor]:
+        """Return one lane's part of a flat matrix as named views at the lane's own width.
+
+        Names and shapes are those of a plain ``torch.nn.Sequential`` of Linear layers ("0.weight" is (out, in)).
+        """
+        named = {}
+        for index, (weight, bias) in enumerate(self.views(flat[lane : lane + 1])):
+            own = weight[0, : self.input_widths[lane]] if index == 0 else weight[0]
+            named[f"{2 * index}.weight"] = own.T
+            named[f"{2 * index}.bias"] = bias[0, 0]
+        return named
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT

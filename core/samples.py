@@ -1,0 +1,98 @@
+"""Samples: states at which a step is proposed, with all that its verdict needs; and the buffer that keeps them.
+
+A sample holds the network's input (the state's own window included, as feature rows, detached), the
+state, its energy and energy scale, and its unit of time. Packed into one row of numbers, a
+minibatch of many lanes is one gather.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.forces import State
+
+
+class Samples(NamedTuple):
+    """A batch of samples: inputs (L, B, F), states (L, B, N, D), energy, scale and unit (L, B)."""
+
+    inputs: Tensor
+    state: State
+    energy: Tensor
+    scale: Tensor
+    unit: Tensor
+
+    def pack(self) -> Tensor:
+        """One row of numbers per sample, (L, B, W)."""
+        vectors = [tensor.flatten(-2) for tensor in self.state[:3]]
+        scalars = torch.stack([self.energy, self.scale, self.unit], -1)
+        return torch.cat([self.inputs, *vectors, self.state.mass, scalars], -1)
+
+
+class SampleShape(NamedTuple):
+    """Sizes that a packed row is made of: input width F, bodies N, dimensions D."""
+
+    inputs: int
+    bodies: int
+    dim: int
+
+    @property
+    def width(self) -> int:
+        """Length W of a packed row."""
+        return self.inputs + 3 * self.bodies * self.dim + self.bodies + 3
+
+    def unpack(self, packed: Tensor) -> Samples:
+        """Split packed rows (L, B, W) into samples (views)."""
+        vector = self.bodies * self.dim
+        inputs, *vectors, mass, scalars = packed.split([self.inputs, vector, vector, vector, self.bodies, 3], -1)
+        state = State(*(part.unflatten(-1, (self.bodies, self.dim)) for part in vectors), mass)
+        return Samples(inputs, state, *scalars.unbind(-1))
+
+
+class SampleBuffer:
+    """Per lane, two ring buffers in one tensor (L, cold + capacity, W): cold starts first, then the replay samples.
+
+    The replay part grows as it fills, up to each lane's capacity; then the oldest samples go first.
+    """
+
+    def __init__(self, cold_capacity: list[int], capacity: list[int], width: int, like: Tensor):
+        self.cold_capacity, self.capacity = cold_capacity, capacity
+        self.offset = max(cold_capacity)
+        self.cold_written = [0] * len(capacity)
+        self.written = [0] * len(capacity)
+        self.data = like.new_zeros(len(capacity), self.offset + min(256, max(capacity)), width)
+
+    def count(self, lane: int) -> int:
+        """Replay samples that the lane holds."""
+        return min(self.written[lane], self.capacity[lane])
+
+    def cold_count(self, lane: int) -> int:
+        """Cold-start samples that the lane holds."""
+        return min(self.cold_written[lane], self.cold_capacity[lane])
+
+    def push(self, lane: int, rows: Tensor) -> None:
+        """Append replay samples ``rows`` (n, W) of one lane."""
+        needed = self.offset + min(self.written[lane] + len(rows), self.capacity[lane])
+        if needed > self.data.shape[1]:
+            size = min(2 * needed, self.offset + max(self.capacity))
+            grown = self.data.new_zeros(self.data.shape[0], size, self.data.shape[2])
+            grown[:, : self.data.shape[1]] = self.data
+            self.data = grown
+        rows = rows[-self.capacity[lane] :]
+        self.data[lane, self.offset + self._slots(self.written[lane], len(rows), self.capacity[lane])] = rows
+        self.written[lane] += len(rows)
+
+    def push_cold(self, lane: int, rows: Tensor) -> None:
+        """Append cold-start samples ``rows`` (n, W) of one lane."""
+        rows = rows[-self.cold_capacity[lane] :]
+        self.data[lane, self._slots(self.cold_written[lane], len(rows), self.cold_capacity[lane])] = rows
+        self.cold_written[lane] += len(rows)
+
+    def rows(self, lane: int) -> Tensor:
+        """All samples of a lane, cold ones first, (n, W)."""
+        main = self.data[lane, self.offset : self.offset + self.count(lane)]
+        cold = self.cold_count(lane)
+        return torch.cat([self.data[lane, :cold], main]) if cold else main
+
+    def _slots(self, written: int, count: int, capacity: int) -> Tensor:
+        return (torch.arange(written, written + count, device=self.data.device)) % capacity

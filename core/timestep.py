@@ -1,0 +1,133 @@
+"""Step criteria: pure functions of the state, and of a memory of the past for those that look back.
+
+All have one interface, so that a classical and a learned one are interchangeable everywhere:
+``init(state) -> memory``, ``propose(state, memory) -> tau`` (...), and ``advance(memory, state, dt)
+-> memory`` with the state that the step of ``dt`` reached. States have any leading dimensions.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from core.config import Config
+from core.features import InputScales, Units, pair_units
+from core.forces import State, self_exclusion
+from core.history import History
+from core.network import FullyConnectedNN
+
+
+class Criterion(Protocol):
+    """What a simulation, a training and an evaluation need of a step criterion."""
+
+    def init(self, state: State) -> Any:
+        """Return the memory of a system that starts in ``state``: a (nested) tuple of tensors, or None."""
+
+    def propose(self, state: State, memory: Any) -> Tensor:
+        """Propose a step (...) for each system."""
+
+    def advance(self, memory: Any, state: State, dt: Tensor) -> Any:
+        """Return the memory after a step of ``dt`` (...) that led to ``state``."""
+
+
+class _Memoryless:
+    def init(self, state: State) -> None:  # noqa: D102
+        return None
+
+    def advance(self, memory: None, state: State, dt: Tensor) -> None:  # noqa: D102
+        return None
+
+
+@dataclass(frozen=True)
+class Fixed(_Memoryless):
+    """The same step always."""
+
+    dt: float
+
+    def propose(self, state: State, memory: None) -> Tensor:
+        """Return ``dt`` (...)."""
+        return torch.full_like(state.mass[..., 0], self.dt)
+
+
+@dataclass(frozen=True)
+class Dynamical(_Memoryless):
+    """``eps * min over pairs of sqrt(r / |a_rel|)``; ``eps`` is a number or a tensor (...)."""
+
+    eps: float | Tensor
+
+    def propose(self, state: State, memory: None) -> Tensor:
+        """Return the step (...); infinite where nothing accelerates."""
+        separation = state.position.unsqueeze(-3) - state.position.unsqueeze(-2)
+        relative = state.acceleration.unsqueeze(-3) - state.acceleration.unsqueeze(-2)
+        squared = (separation * separation).sum(-1) + self_exclusion(state.position)
+        ratio = squared / (relative * relative).sum(-1)
+        return self.eps * ratio.amin((-2, -1)) ** 0.25
+
+
+class LearnedMemory(NamedTuple):
+    """The window (..., K, C) of the past and the state it leads up to."""
+
+    window: Tensor
+    state: State
+
+
+class Learned(_Memoryless):
+    """A trained network's step.
+
+    ``network`` has one lane. Its first output z becomes ``exp(z)`` times the pair time (dt_scale
+    "pair") or ``exp(z)`` itself ("unit"), and is never below ``dt_bound``.
+    """
+
+    def __init__(self, config: Config, scales: InputScales, network: FullyConnectedNN):
+        self.config = config
+        self.network = network
+        self._history = History([config], [scales])
+
+    def init(self, state: State) -> LearnedMemory:  # type: ignore[override]
+        """Return a memory without a past: zeros in feature space."""
+        (window,) = self._history.empty(_one_lane(state))
+        return LearnedMemory(_leading(window, state), state)
+
+    def propose(self, state: State, memory: LearnedMemory) -> Tensor:  # type: ignore[override]
+        """Return the step (...) by the deterministic network (no dropout)."""
+        flat = _one_lane(state)
+        units = pair_units(flat) if self.config.dt_scale == "pair" else None
+        window = memory.window.reshape(1, -1, *memory.window.shape[-2:])
+        inputs = self._history.inputs(flat, (window,), units)
+        output = self.network(pad_rows(inputs))[:, : inputs.shape[1], 0]
+        tau = proposed_step(output, unit_time(flat, units), self.config.dt_bound)
+        return tau.reshape(state.mass.shape[:-1])
+
+    def advance(self, memory: LearnedMemory, state: State, dt: Tensor) -> LearnedMemory:  # type: ignore[override]
+        """Append the step's row to the window."""
+        window = memory.window.reshape(1, -1, *memory.window.shape[-2:])
+        before, after = _one_lane(memory.state), _one_lane(state)
+        (window,) = self._history.slide((window,), before, after, dt.reshape(1, -1))
+        return LearnedMemory(_leading(window, state), state)
+
+
+def unit_time(state: State, units: Units | None) -> Tensor:
+    """Return what the network's output is a multiple of (...): the pair time, or 1."""
+    return torch.ones_like(state.mass[..., 0]) if units is None else units.time
+
+
+def proposed_step(output: Tensor, unit: Tensor, dt_bound: float | Tensor) -> Tensor:
+    """Turn the network's first output z into the step ``max(exp(z) unit, dt_bound)`` (...)."""
+    return (output.exp() * unit).clamp_min(dt_bound)
+
+
+def pad_rows(inputs: Tensor) -> Tensor:
+    """Fill a batch (L, B, F) up to 8 rows: below that, matrix kernels round differently with the number of rows."""
+    missing = 8 - inputs.shape[1]
+    return torch.nn.functional.pad(inputs, (0, 0, 0, missing)) if missing > 0 else inputs
+
+
+def _one_lane(state: State) -> State:
+    bodies, dim = state.position.shape[-2:]
+    vectors = (tensor.reshape(1, -1, bodies, dim) for tensor in state[:3])
+    return State(*vectors, state.mass.reshape(1, -1, bodies))
+
+
+def _leading(window: Tensor, state: State) -> Tensor:
+    return window.reshape(*state.mass.shape[:-1], *window.shape[-2:])

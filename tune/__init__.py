@@ -1,0 +1,1 @@
+"""The hyperparameter search: spaces, study, Ray Tune's part, results. Knows `core`; contains no physics."""

@@ -1,0 +1,151 @@
+"""The Optuna study of a search: the only truth about its trials, kept in a journal file.
+
+Ray runs trials and forgets; whatever is known about them is here, in Optuna's own terms: a trial that ran all its
+epochs is COMPLETE, one that was stopped early is PRUNED with its intermediate values, one that failed is FAIL with the
+user attribute `reason`, and one that was interrupted stays RUNNING.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from core.config import Config
+from tune.journal import open_journal
+from tune.ranking import Ranking, Scores
+from tune.space import Space
+
+# Streams of seeds. A stream has a number of its own, since numpy pads short seeds with zeros: (3, 5) and (3, 5, 0)
+# would be the same.
+_SAMPLER, _TRIAL = 1, 2
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run."""
+
+    number: int
+    config: Config
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """What is known about a trial."""
+
+    number: int
+    state: str
+    reason: str
+    seed: int
+    epochs: int
+    parameters: dict[str, Any]
+    scores: dict[str, float]
+
+
+def derived_seed(*keys: int) -> int:
+    """Return a seed that depends on all the keys and on nothing else."""
+    return int(np.random.SeedSequence(keys).generate_state(1)[0])
+
+
+class SearchStudy:
+    """Ask for trials, report their scores, be told when to stop them, and say how they ended."""
+
+    def __init__(self, space: Space, journal: Path, name: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space = space
+        self.ranking = Ranking(space.objective, space.max_rel_dE)
+        self._study = optuna.create_study(
+            storage=open_journal(journal),
+            study_name=name,
+            direction="maximize",
+            pruner=space.scheduler.build(),
+            load_if_exists=True,
+        )
+        self._running: dict[int, Trial] = {}
+
+    def ask(self) -> Proposal:
+        """Start a trial.
+
+        The sampler is made anew with a seed from the study's seed and the trial's number: a search that was interrupted
+        and goes on then proposes what it would have proposed.
+        """
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
+        trial = self._study.ask()
+        drawn: dict[str, Any] = {}
+        for key, parameter in self.space.draw_order:
+            suffix, domain = parameter.domain_given(drawn)
+            drawn[key] = parameter.suggest(trial, key + suffix, domain)
+        seed = derived_seed(_TRIAL, self.space.seed, trial.number, 0)
+        parameters = {key: drawn[key] for key in self.space.parameters}
+        trial.set_user_attr("parameters", parameters)
+        trial.set_user_attr("seed", seed)
+        self._running[trial.number] = trial
+        return Proposal(trial.number, self.space.config(parameters, seed))
+
+    def report(self, number: int, epoch: int, scores: Scores) -> None:
+        """Take a running trial's scores at an epoch. A worker that was restarted may say the same again."""
+        trial = self._running.get(number)
+        if trial is None or epoch in self._frozen(number).intermediate_values:
+            return
+        trial.report(self.ranking.value(scores), epoch)
+        trial.set_user_attr("scores", dict(scores))
+
+    def should_prune(self, number: int) -> bool:
+        """Whether a running trial is to be stopped, by what it and the others have reported."""
+        trial = self._running.get(number)
+        return trial is not None and trial.should_prune()
+
+    def finish(self, number: int, epoch: int) -> None:
+        """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""
+        scores = self._frozen(number).user_attrs.get("scores", {})
+        if not scores:
+            return self.fail(number, epoch, "it ended without scores")
+        for key in (self.space.objective, "rel_dE"):
+            if math.isnan(scores[key]):
+                return self.fail(number, epoch, f"{key} is NaN")
+        if (trial := self._running.pop(number, None)) is None:
+            return None
+        trial.set_user_attr("epochs", epoch)
+        trial.set_constraint("max_rel_dE", self.ranking.excess(scores))
+        if epoch < self.space.epochs:
+            self._study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, scores[self.space.objective])
+        return None
+
+    def fail(self, number: int, epoch: int, reason: str) -> None:
+        """End a trial as FAIL."""
+        if (trial := self._running.pop(number, None)) is not None:
+            trial.set_user_attr("epochs", epoch)
+            trial.set_user_attr("reason", reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial, by number."""
+        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def best(self, count: int) -> list[TrialRecord]:
+        """The best complete trials, best first."""
+        complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]
+        return sorted(complete, key=lambda record: self.ranking.value(record.scores), reverse=True)[:count]
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    attributes: Mapping[str, Any] = trial.user_attrs
+    return TrialRecord(
+        number=trial.number,
+        state=trial.state.name,
+        reason=attributes.get("reason", ""),
+        seed=attributes.get("seed", 0),
+        epochs=attributes.get("epochs", trial.last_step or 0),
+        parameters=attributes.get("parameters", {}),
+        scores=attributes.get("scores", {}),
+    )

@@ -52,6 +52,11 @@ class Parameter(BaseModel, ABC):
         return self
 
     @property
+    def kind(self) -> str:
+        """float, int or choice."""
+        return str(type(self).model_fields["domain"].alias)
+
+    @property
     def parent(self) -> str | None:
         """The parameter that this one depends on."""
         return next(iter(self.when), None) if self.when else None
@@ -70,7 +75,7 @@ class _Range(Parameter):
     log: bool = Field(False, description="draw the logarithm uniformly")
 
     def _must_be(self, domain: Sequence[Any]) -> str | None:
-        if len(domain) != 2 or not all(map(self._is_bound, domain)):  # noqa: PLR2004
+        if len(domain) != 2 or not all(map(self._is_bound, domain)):
             return f"[low, high], two {'numbers' if float in self.number else 'whole numbers'}"
         if domain[0] > domain[1]:
             return "[low, high] with low <= high; this range is empty"
@@ -132,7 +137,7 @@ def as_text(value: Any) -> str:
 
 def _kind(entry: Any) -> str | None:
     if isinstance(entry, Parameter):
-        return str(type(entry).model_fields["domain"].alias)
+        return entry.kind
     kinds = [kind for kind in ("float", "int", "choice") if isinstance(entry, Mapping) and kind in entry]
     return kinds[0] if len(kinds) == 1 else None
 

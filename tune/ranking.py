@@ -15,7 +15,7 @@ class Ranking:
     """
 
     objective: str
-    max_rel_dE: float  # noqa: N815  (the name of the score)
+    max_rel_dE: float
 
     def excess(self, scores: Scores) -> float:
         """How far the energy error is above the limit: ln(rel_dE / max_rel_dE), at most 0 when it is within.

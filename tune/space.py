@@ -56,9 +56,7 @@ class Space(BaseModel):
     objective: Literal["work_gain", "convergence_rate"] = Field(
         "work_gain", description="the score that ranks the trials, higher is better"
     )
-    max_rel_dE: Positive = Field(  # noqa: N815  (the name of the score)
-        5e-3, description="a trial with a larger energy error ranks below all within it"
-    )
+    max_rel_dE: Positive = Field(5e-3, description="a trial with a larger energy error ranks below all within it")
     trials: Count = Field(description="trials to run")
     max_concurrent: Count | None = Field(None, description="trials at a time, at most; as many as fit if left out")
     resources: Resources = Field(Resources(), description="what one trial takes")
@@ -69,6 +67,10 @@ class Space(BaseModel):
     def config(self, parameters: Mapping[str, Any], seed: int | None = None) -> Config:
         """Return the settings of a trial. Raises ConfigError if they cannot be honoured."""
         return Config.from_mapping({**self.fixed, **parameters, **({} if seed is None else {"seed": seed})})
+
+    def example(self) -> Config:
+        """Return the settings of some trial: for what is the same in all of them."""
+        return self.config(next(_corners(self)))
 
     @property
     def epochs(self) -> int:
@@ -140,6 +142,10 @@ def _check_keys(space: Space) -> None:
             raise UserError(f"The key `{key}` cannot be under `parameters`: {NOT_SEARCHABLE[key]}.")
     if "seed" in space.fixed:
         raise UserError(f"The key `seed` cannot be under `fixed`: {NOT_SEARCHABLE['seed']}.")
+    if space.fixed.get("device") == "cpu" and space.resources.gpu:
+        raise UserError(
+            f"The value of `fixed.device` is cpu, but `resources.gpu` is {space.resources.gpu:g}; leave out one."
+        )
     if space.resources.gpu > 1 and space.resources.gpu % 1:
         raise UserError(
             f"The value of `resources.gpu` is {space.resources.gpu}, but must be a whole number or a share of one GPU "

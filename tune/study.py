@@ -134,6 +134,10 @@ class SearchStudy:
         complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]
         return sorted(complete, key=lambda record: self.ranking.value(record.scores), reverse=True)[:count]
 
+    def config(self, record: TrialRecord) -> Config:
+        """The settings of a trial."""
+        return self.space.config(record.parameters, record.seed)
+
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
 

@@ -1,0 +1,58 @@
+"""Ray Tune's callback: keeps checkpoints and the table of trials, and feeds the display."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from tune.folder import SHOWN, SearchFolder
+from tune.progress import Progress
+from tune.scheduler import number
+from tune.snapshot import NotInSnapshots
+from tune.study import SearchStudy
+from tune.trainable import EPOCH
+
+
+class SearchCallback(NotInSnapshots, tune.Callback):
+    """Called after the scheduler, so the study knows already what has happened."""
+
+    def __init__(self, study: SearchStudy, folder: SearchFolder, progress: Progress) -> None:
+        self._study = study
+        self._folder = folder
+        self._progress = progress
+        self._running: set[int] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Show a trial as running."""
+        self._running.add(number(trial))
+        self._progress.advanced(number(trial), (trial.last_result or {}).get(EPOCH, 0))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Show how far a trial is."""
+        self._progress.advanced(number(trial), result[EPOCH])
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
+    ) -> None:
+        """Copy a checkpoint out of Ray's private folder."""
+        with checkpoint.as_directory() as source:
+            self._folder.keep_checkpoint(number(trial), Path(source))
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Write down a trial's end."""
+        self._ended(number(trial))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Write down a trial's end."""
+        self._ended(number(trial))
+
+    def _ended(self, trial: int) -> None:
+        self._running.discard(trial)
+        records = self._study.records()
+        best = self._study.best(SHOWN)
+        self._folder.drop_checkpoints(but=self._running | {record.number for record in best})
+        self._folder.write_trials(records)
+        self._progress.ended(records[trial], best[0] if best else None)

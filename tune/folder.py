@@ -1,0 +1,114 @@
+"""The results folder of one search: results/<space>-<UTC time>/. results/README.md says what is in it."""
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core.config import Config
+from core.errors import UserError
+from tune.parameters import as_text
+from tune.space import Space
+from tune.study import TrialRecord
+
+#: So many of the best trials keep their checkpoints, and are shown in the table at the end.
+SHOWN = 5
+_COLUMNS = ("number", "state", "reason", "seed", "epochs")
+
+
+class SearchFolder:
+    """Writes what a search leaves behind. Files appear whole: they are written under another name and renamed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
+        """Choose a folder that does not exist; it is made by :meth:`create`."""
+        base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        path, number = base, 1
+        while path.exists():
+            number += 1
+            path = base.with_name(f"{base.name}-{number}")
+        return cls(path)
+
+    def create(self, space: Space) -> None:
+        """Make the folder, with the space as it is searched."""
+        try:
+            self.path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"The results folder {self.path} cannot be made ({error.strerror}); choose another with --results."
+            ) from None
+        self._write("space.yaml", space.to_yaml())
+
+    @property
+    def journal(self) -> Path:
+        """The study's file."""
+        return self.path / "study.journal"
+
+    def checkpoint(self, number: int) -> Path:
+        """The folder of a trial's newest checkpoint."""
+        return self.path / "checkpoints" / f"{number:05d}"
+
+    def keep_checkpoint(self, number: int, source: Path) -> None:
+        """Copy a trial's newest checkpoint into the results."""
+        target = self.checkpoint(number)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in source.iterdir():
+            if file.suffix == ".pt":
+                shutil.copyfile(file, target / f"{file.name}.part")
+                (target / f"{file.name}.part").replace(target / file.name)
+
+    def drop_checkpoints(self, but: Collection[int]) -> None:
+        """Remove the checkpoints of all trials but some."""
+        names = {self.checkpoint(number).name for number in but}
+        for folder in (self.path / "checkpoints").glob("*"):
+            if folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def write_trials(self, records: Sequence[TrialRecord]) -> None:
+        """Write trials.csv: one row for each trial."""
+        parameters = list(dict.fromkeys(key for record in records for key in record.parameters))
+        scores = list(dict.fromkeys(key for record in records for key in record.scores))
+        temporary = self.path / "trials.csv.part"
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*_COLUMNS, *parameters, *scores])
+            for record in records:
+                row = [getattr(record, column) for column in _COLUMNS]
+                row += [record.parameters.get(key, "") for key in parameters]
+                row += [record.scores.get(key, "") for key in scores]
+                writer.writerow(row)
+        temporary.replace(self.path / "trials.csv")
+
+    def write_best(self, best: TrialRecord, config: Config) -> Path:
+        """Write best/: the model, its settings and its scores. Return the model's path."""
+        folder = self.path / "best"
+        folder.mkdir(exist_ok=True)
+        model = folder / "model.pt"
+        shutil.copyfile(self.checkpoint(best.number) / "model.pt", folder / "model.pt.part")
+        (folder / "model.pt.part").replace(model)
+        self._write("best/config.toml", to_toml(config))
+        scores = {key: value if math.isfinite(value) else None for key, value in best.scores.items()}
+        self._write("best/metrics.json", json.dumps({"trial": best.number, "epochs": best.epochs, **scores}, indent=2))
+        return model
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / name)
+
+
+def to_toml(config: Config) -> str:
+    """Return a config as flat TOML, as the runner reads it; a key without a value is left out."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in config.to_dict().items() if value is not None)
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, booleans, numbers and lists of them are TOML's too.
+    return json.dumps(value) if isinstance(value, str | bool | list) else as_text(value)

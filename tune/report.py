@@ -1,0 +1,101 @@
+"""What a search prints before it starts and when it has ended."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tune.folder import SearchFolder
+from tune.parameters import Parameter, as_text
+from tune.progress import WORDS, describe
+from tune.space import Space
+from tune.study import SearchStudy, TrialRecord
+
+_COLUMNS = ("work_gain", "rel_dE", "steps_per_orbit", "convergence_rate", "failed_orbits")
+#: Narrower than this a table cannot be read; what is not a terminal has no width of its own.
+_NARROWEST = 120
+
+
+def print_question(space: Space, file: object) -> None:
+    """Say what is searched, and how."""
+    _line("space", file)
+    _line("question", space.question)
+    width = max(map(len, space.parameters))
+    for index, (key, parameter) in enumerate(space.parameters.items()):
+        _line("" if index else "parameters", f"{key:{width}}  {_domains(parameter)}")
+    every = space.example().evaluate_every
+    scored = f"scored every {every} epochs" if every else "scored at the end"
+    _line("trials", f"{space.trials} of {space.epochs} epochs, {scored}; early stopping: {space.scheduler.name}")
+    _line("sampler", f"{space.sampler.name}, seed {space.seed}")
+    _line("best", f"the highest {space.objective} with rel_dE <= {space.max_rel_dE:g}")
+
+
+def print_machine(
+    space: Space, folder: SearchFolder, concurrent: int, dashboard: str | None, dropped_gpu: float
+) -> None:
+    """Say what it takes of the machine, and where to look."""
+    share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
+    dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
+    _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
+    _line("results", folder.path)
+    if dashboard:
+        _line("dashboard", f"{dashboard} (its token is in {Path('~/.ray/auth_token')})")
+    print(flush=True)
+
+
+def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialRecord], model: Path | None) -> None:
+    """Print the table of the best trials, and what to do with the best model."""
+    records = study.records()
+    counts = Counter(record.state for record in records)
+    states = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
+    print(f"\n{len(records)} trials: {states or 'none started'}".replace("running", "interrupted"))
+    reasons = Counter(record.reason for record in records if record.reason)
+    for reason, count in reasons.most_common(3):
+        print(f"  failed {count} x: {reason}")
+    if best:
+        _print_table(best)
+        if study.ranking.excess(best[0].scores) > 0:
+            print(f"No trial kept rel_dE within {study.ranking.max_rel_dE:g}: the first is the nearest to it.")
+    elif records:
+        print("No trial ran to its end, so there is no best model.")
+    _line("all trials", folder.path / "trials.csv")
+    if model is not None:
+        _line("best model", model)
+        command = ["python", "run/runner.py", "simulate", "--model-path", str(model)]
+        print(f"simulate    {shlex.join([*command, '--num-orbits', '8', '--multi-orbit-sim', '--Nperiod', '10'])}")
+
+
+def _print_table(best: list[TrialRecord]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(console.width, _NARROWEST))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("trial", justify="right")
+    for column in _COLUMNS:
+        table.add_column(column, justify="right")
+    table.add_column("parameters", overflow="fold")
+    for record in best:
+        scores = [f"{record.scores[key]:.3g}" if key in record.scores else "" for key in _COLUMNS]
+        table.add_row(str(record.number), *scores, describe(record.parameters))
+    print()
+    console.print(table)
+    print()
+
+
+def _domains(parameter: Parameter) -> str:
+    texts = [_domain(parameter, parameter.domain)]
+    if parameter.when and parameter.parent:
+        for value, domain in parameter.when[parameter.parent].items():
+            texts.append(f"{_domain(parameter, domain)} where {parameter.parent} is {value}")
+    return "; ".join(texts) + (", log" if getattr(parameter, "log", False) else "")
+
+
+def _domain(parameter: Parameter, domain: list[object]) -> str:
+    texts = [f"{value:g}" if isinstance(value, float) else as_text(value) for value in domain]
+    return ", ".join(texts) if parameter.kind == "choice" else " to ".join(texts)
+
+
+def _line(label: str, value: object) -> None:
+    print(f"{label:11} {value}", flush=True)

@@ -1,0 +1,57 @@
+"""Ray Tune's scheduler: tells the study what trials report, and stops those that it wants stopped."""
+
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from tune.snapshot import NotInSnapshots
+from tune.study import SearchStudy
+from tune.trainable import EPOCH, FAILED, SCORES
+
+
+class StudyScheduler(NotInSnapshots, FIFOScheduler):
+    """The study's pruner decides about stopping; its resource is the reported epoch.
+
+    Not Ray's `training_iteration`, which counts reports: those depend on the machine's speed.
+    """
+
+    def __init__(self, study: SearchStudy) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._study = study
+
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Report scores, and stop the trial if the study's pruner says so; no scores are a sign of life only."""
+        if scores := _scores(result):
+            self._study.report(number(trial), result[EPOCH], scores)
+            if self._study.should_prune(number(trial)):
+                return self.STOP
+        return self.CONTINUE
+
+    def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
+        """End the trial in the study, by its last result."""
+        if FAILED in result:
+            self._study.fail(number(trial), result[EPOCH], result[FAILED])
+            return
+        if scores := _scores(result):
+            self._study.report(number(trial), result[EPOCH], scores)
+        self._study.finish(number(trial), result[EPOCH])
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        """End a trial whose worker died or raised once too often."""
+        lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+        self._study.fail(
+            number(trial), (trial.last_result or {}).get(EPOCH, 0), lines[-1] if lines else "unknown error"
+        )
+
+
+def number(trial: Trial) -> int:
+    """The trial's number in the study."""
+    return int(trial.config["trial"])
+
+
+def _scores(result: dict[str, Any]) -> dict[str, float]:
+    # Tune flattens a result before it hands it on.
+    prefix = f"{SCORES}/"
+    return {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}

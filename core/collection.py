@@ -12,7 +12,7 @@ from torch import Tensor
 from core.config import Config
 from core.features import InputScales, pair_units
 from core.forces import Forces, State, relative_energy_scale
-from core.history import History
+from core.history import History, Windows
 from core.lane import Lane
 from core.leapfrog import Block, leapfrog
 from core.orbits import draw
@@ -44,13 +44,15 @@ class Collection:
         self.age = torch.zeros(shape, dtype=torch.int64, device=device)
         #: Accepted steps of this epoch, warm-up aside; gradient steps on the current state.
         self.collected, self.tries = self.age.clone(), self.age.clone()
+        self.windows: Windows = ()
         #: Orbits to be started afresh in the next epoch: stuck, or their period is over.
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
 
-    def open(self, history: History) -> None:
-        """Take the history that makes inputs, once its scales are known."""
-        self.history = history
-        self.windows = history.empty(self.state)
+    def open(self, scales: Sequence[InputScales]) -> None:
+        """Make the history of each lane with its input scales, without a past unless there is one already."""
+        self.history = History(self.configs, scales)
+        if not self.windows:
+            self.windows = self.history.empty(self.state)
         self.refresh()
 
     def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
@@ -70,6 +72,28 @@ class Collection:
         for tensor in (*self.state, self.energy, self.scale, self.period):
             missing = ~self.exists.view(*self.exists.shape, *[1] * (tensor.dim() - 2))
             tensor.copy_(torch.where(missing, tensor[:, :1], tensor))
+
+    def _held(self) -> dict[str, Tensor]:
+        """Everything that an orbit carries from one epoch into the next, by name."""
+        kept = {"energy": self.energy, "scale": self.scale, "elapsed": self.elapsed, "period": self.period}
+        return {**self.state._asdict(), **kept, "age": self.age, "ended": self.ended}
+
+    def orbit_tensors(self, lane: int) -> dict[str, Tensor]:
+        """Return a lane's own orbits between two epochs, each tensor (B, ...)."""
+        count = self.configs[lane].num_orbits
+        return {name: tensor[lane, :count].clone() for name, tensor in self._held().items()}
+
+    def own_window(self, lane: int) -> Tensor:
+        """Return the window (B, K, C) of a lane's own orbits (a view)."""
+        return self.history.own(self.windows, lane)[: self.configs[lane].num_orbits]
+
+    def restore(self, lane: int, orbits: dict[str, Tensor], window: Tensor) -> None:
+        """Put back what :meth:`orbit_tensors` and :meth:`own_window` returned."""
+        for name, tensor in self._held().items():
+            tensor[lane, : self.configs[lane].num_orbits] = orbits[name].to(tensor.device)
+        self.fill_unused()
+        self.own_window(lane).copy_(window)
+        self.refresh()
 
     def begin_epoch(self, lane: Lane, index: int) -> None:
         """Start the lane's ended orbits afresh and set its counters back."""
@@ -117,9 +141,10 @@ class Collection:
         config = self.configs[lane]
         state = State(*(tensor[lane, : config.num_orbits] for tensor in self.state))
         criterion = Dynamical(config.eps)
+        memory = criterion.init(state)
         logs = []
         for _ in range(_PILOT_STEPS):
-            dt = criterion.propose(state, None)
+            dt = criterion.propose(state, memory)
             units = pair_units(state) if self.pair_scaled else None
             length, time = (1.0, 1.0) if units is None else (units.length, units.time)
             radius, speed, pull = (torch.linalg.vector_norm(vector, dim=-1).mean(-1) for vector in state[:3])

@@ -79,7 +79,7 @@ def pair_units(state: State) -> Units:
     separation = state.position.unsqueeze(-3) - state.position.unsqueeze(-2)
     squared = (separation * separation).sum(-1) + self_exclusion(state.position)
     mass = state.mass.unsqueeze(-1) + state.mass.unsqueeze(-2)
-    return Units(squared.amin((-2, -1)).sqrt(), (squared**1.5 / mass).amin((-2, -1)).sqrt())
+    return Units(squared.amin((-2, -1)).sqrt(), (squared * squared.sqrt() / mass).amin((-2, -1)).sqrt())
 
 
 def state_rows(state: State, softening: float, *, rich: bool) -> Tensor:

@@ -46,6 +46,7 @@ class _Group:
         self.softening = first.softening
         self.history_len = max(configs[lane].history_len for lane in lanes)
         device, dtype = first.torch_device, first.torch_dtype
+        self.numbers = lanes
         self.lanes: slice | Tensor = slice(None)
         if len(lanes) < len(configs):
             self.lanes = torch.tensor(lanes, device=device)
@@ -85,8 +86,7 @@ class History:
     """Makes, slides and reads the windows of L lanes; states have leading dimensions (L, B)."""
 
     def __init__(self, configs: Sequence[Config], scales: Sequence[InputScales]):
-        self.lanes = len(configs)
-        self.pair_scaled = configs[0].dt_scale == "pair"
+        self._lengths = [config.history_len for config in configs]
         self.width = max(input_width(config) for config in configs)
         by_kind: dict[str, list[int]] = {}
         for lane, config in enumerate(configs):
@@ -116,6 +116,13 @@ class History:
                 window = torch.cat([window[..., 1:, :], row.unsqueeze(-2)], -2)
             moved.append(window)
         return tuple(moved)
+
+    def own(self, windows: Windows, lane: int) -> Tensor:
+        """Return the newest rows of one lane's window, as many as its own history is long, (B, K, C) (a view)."""
+        for group, window in zip(self._groups, windows, strict=True):
+            if lane in group.numbers:
+                return window[group.numbers.index(lane), :, group.history_len - self._lengths[lane] :]
+        raise IndexError(lane)
 
     def keep_where(self, keep: Tensor, new: Windows, old: Windows) -> Windows:
         """Choose the ``new`` window where ``keep`` (L, B) is true and the ``old`` one elsewhere."""

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from core.config import Config
 from core.features import InputScales
+from core.forces import State
 
 #: So many skipped updates in a row fail a lane.
 MOST_SKIPS = 100
@@ -54,12 +55,16 @@ class Lane:
     scales: InputScales
     parameter: torch.nn.Parameter
     optimizer: torch.optim.Optimizer
+    #: Initial conditions that the training started from, (B, N, D).
+    train_ic: State
     phase: Phase = Phase.COLLECT
     epoch: int = 0
     converged_epochs: int = 0
     skips_in_a_row: int = 0
     failure: str | None = None
     record: EpochRecord = field(default_factory=EpochRecord)
+    #: The records of all epochs so far.
+    logs: list[dict[str, float | int | bool | None]] = field(default_factory=list)
     #: Sums over the epoch's accepted steps.
     error_sum: float = 0.0
     dt_sum: float = 0.0
@@ -79,6 +84,7 @@ class Lane:
             record.dt_mean = self.dt_sum / record.accepted
         self.record, self.error_sum, self.dt_sum = EpochRecord(), 0.0, 0.0
         self.phase = Phase.COLLECT
+        self.logs.append(record.to_dict())
         return record
 
     def update(self, gradient: Tensor, loss: float, *, finite: bool) -> None:

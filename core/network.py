@@ -15,6 +15,9 @@ from torch import Generator, Tensor
 #: Lanes' rows and layers start at multiples of this many numbers, so that an elementwise kernel
 #: treats a weight in the same way wherever its lane stands and however wide the others are.
 _ALIGNMENT = 16
+#: Batches have a multiple of so many rows, and first layers of inputs: with other sizes a matrix
+#: product rounds differently as neighbours come and go (docs/decisions.md).
+_BLOCK = 8
 #: The network's two outputs; the first is the step.
 OUTPUTS = 2
 
@@ -52,14 +55,14 @@ class FullyConnectedNN:
         device: torch.device,
     ):
         self.input_widths = list(input_widths)
-        self.dims = [max(self.input_widths), *hidden_dims, OUTPUTS]
+        self.dims = [_multiple(max(self.input_widths), _BLOCK), *hidden_dims, OUTPUTS]
         self.activation = activation
         self.spans: list[tuple[int, int, int, int]] = []  # (offset of weight, of bias, in, out)
         offset = 0
         for fan_in, fan_out in zip(self.dims[:-1], self.dims[1:], strict=True):
-            bias = offset + _aligned(fan_in * fan_out)
+            bias = offset + _multiple(fan_in * fan_out, _ALIGNMENT)
             self.spans.append((offset, bias, fan_in, fan_out))
-            offset = bias + _aligned(fan_out)
+            offset = bias + _multiple(fan_out, _ALIGNMENT)
         self.flat = torch.zeros(len(self.input_widths), offset, dtype=dtype, device=device)
         self.layers = self.views(self.flat)
 
@@ -89,6 +92,11 @@ class FullyConnectedNN:
                 uniform = torch.rand(target.shape, dtype=torch.float64, generator=generator)
                 target.copy_(bound * (2 * uniform - 1))
         self.layers[-1][1][lane] += output_bias
+
+    def pad(self, inputs: Tensor) -> Tensor:
+        """Fill inputs (L, B, F) with zeros to the width of the first layer and a multiple of 8 rows."""
+        rows, width = inputs.shape[1:]
+        return torch.nn.functional.pad(inputs, (0, self.dims[0] - width, 0, _multiple(rows, _BLOCK) - rows))
 
     def __call__(self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Map inputs (L, B, F) to outputs (L, B, 2), without dropout and without keeping anything."""
@@ -129,18 +137,18 @@ class FullyConnectedNN:
             if index:
                 gradient = torch.bmm(gradient, layers[index][0].transpose(1, 2)) * forward.slopes[index - 1]
 
-    def lane_tensors(self, flat: Tensor, lane: int) -> dict[str, Tensor]:
-        """Return one lane's part of a flat matrix as named views at the lane's own width.
+    def named(self, row: Tensor, lane: int) -> dict[str, Tensor]:
+        """Return a flat row (P,) of ``lane`` as named views at the lane's own width.
 
         Names and shapes are those of a plain ``torch.nn.Sequential`` of Linear layers ("0.weight" is (out, in)).
         """
-        named = {}
-        for index, (weight, bias) in enumerate(self.views(flat[lane : lane + 1])):
+        tensors = {}
+        for index, (weight, bias) in enumerate(self.views(row.unsqueeze(0))):
             own = weight[0, : self.input_widths[lane]] if index == 0 else weight[0]
-            named[f"{2 * index}.weight"] = own.T
-            named[f"{2 * index}.bias"] = bias[0, 0]
-        return named
+            tensors[f"{2 * index}.weight"] = own.T
+            tensors[f"{2 * index}.bias"] = bias[0, 0]
+        return tensors
 
 
-def _aligned(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
+def _multiple(count: int, of: int) -> int:
+    return -(-count // of) * of

@@ -5,7 +5,7 @@ state, its energy and energy scale, and its unit of time. Packed into one row of
 minibatch of many lanes is one gather.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,12 @@ class SampleShape(NamedTuple):
     @property
     def width(self) -> int:
         """Length W of a packed row."""
-        return self.inputs + 3 * self.bodies * self.dim + self.bodies + 3
+        return self.inputs + self.state_width
+
+    @property
+    def state_width(self) -> int:
+        """Length of a packed row without its inputs."""
+        return 3 * self.bodies * self.dim + self.bodies + 3
 
     def unpack(self, packed: Tensor) -> Samples:
         """Split packed rows (L, B, W) into samples (views)."""
@@ -55,12 +60,12 @@ class SampleBuffer:
     The replay part grows as it fills, up to each lane's capacity; then the oldest samples go first.
     """
 
-    def __init__(self, cold_capacity: list[int], capacity: list[int], width: int, like: Tensor):
-        self.cold_capacity, self.capacity = cold_capacity, capacity
+    def __init__(self, cold_capacity: list[int], capacity: list[int], shape: SampleShape, like: Tensor):
+        self.cold_capacity, self.capacity, self.shape = cold_capacity, capacity, shape
         self.offset = max(cold_capacity)
         self.cold_written = [0] * len(capacity)
         self.written = [0] * len(capacity)
-        self.data = like.new_zeros(len(capacity), self.offset + min(256, max(capacity)), width)
+        self.data = like.new_zeros(len(capacity), self.offset + min(256, max(capacity)), shape.width)
 
     def count(self, lane: int) -> int:
         """Replay samples that the lane holds."""
@@ -93,6 +98,34 @@ class SampleBuffer:
         main = self.data[lane, self.offset : self.offset + self.count(lane)]
         cold = self.cold_count(lane)
         return torch.cat([self.data[lane, :cold], main]) if cold else main
+
+    def lane_state(self, lane: int, input_width: int) -> dict[str, Any]:
+        """Return a lane's samples at its own input width, and how many were ever written."""
+        main = self.data[lane, self.offset : self.offset + self.count(lane)]
+        cold = self.data[lane, : self.cold_count(lane)]
+        unused = self.shape.inputs - input_width
+        return {
+            "samples": torch.cat([main[:, :input_width], main[:, input_width + unused :]], 1),
+            "cold": torch.cat([cold[:, :input_width], cold[:, input_width + unused :]], 1),
+            "written": self.written[lane],
+            "cold_written": self.cold_written[lane],
+        }
+
+    def restore_lane(self, lane: int, content: dict[str, Any]) -> None:
+        """Put back what :meth:`lane_state` returned."""
+        for name in ("samples", "cold"):
+            rows = content[name]
+            padding = rows.new_zeros(len(rows), self.shape.width - rows.shape[1])
+            width = rows.shape[1] - self.shape.state_width
+            rows = torch.cat([rows[:, :width], padding, rows[:, width:]], 1).to(self.data)
+            if name == "samples":
+                self.written[lane] = 0
+                self.push(lane, rows)
+            else:
+                self.cold_written[lane] = 0
+                self.push_cold(lane, rows)
+        # Ring buffers go on at the place where they were.
+        self.written[lane], self.cold_written[lane] = content["written"], content["cold_written"]
 
     def _slots(self, written: int, count: int, capacity: int) -> Tensor:
         return (torch.arange(written, written + count, device=self.data.device)) % capacity

@@ -5,6 +5,7 @@ All have one interface, so that a classical and a learned one are interchangeabl
 -> memory`` with the state that the step of ``dt`` reached. States have any leading dimensions.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -31,38 +32,50 @@ class Criterion(Protocol):
         """Return the memory after a step of ``dt`` (...) that led to ``state``."""
 
 
-class _Memoryless:
-    def init(self, state: State) -> None:  # noqa: D102
-        return None
-
-    def advance(self, memory: None, state: State, dt: Tensor) -> None:  # noqa: D102
-        return None
-
-
 @dataclass(frozen=True)
-class Fixed(_Memoryless):
-    """The same step always."""
+class Fixed:
+    """The same step always. The memory is the step itself (...), so that each system may have its own."""
 
-    dt: float
+    dt: float | Tensor
 
-    def propose(self, state: State, memory: None) -> Tensor:
+    def init(self, state: State) -> Tensor:
+        """Return ``dt`` for each system (...)."""
+        return _each(self.dt, state)
+
+    def propose(self, state: State, memory: Tensor) -> Tensor:
         """Return ``dt`` (...)."""
-        return torch.full_like(state.mass[..., 0], self.dt)
+        return memory
+
+    def advance(self, memory: Tensor, state: State, dt: Tensor) -> Tensor:
+        """Remember nothing more."""
+        return memory
 
 
 @dataclass(frozen=True)
-class Dynamical(_Memoryless):
-    """``eps * min over pairs of sqrt(r / |a_rel|)``; ``eps`` is a number or a tensor (...)."""
+class Dynamical:
+    """``eps * min over pairs of sqrt(r / |a_rel|)``; ``eps`` is a number or one per system (...), the memory."""
 
     eps: float | Tensor
 
-    def propose(self, state: State, memory: None) -> Tensor:
+    def init(self, state: State) -> Tensor:
+        """Return ``eps`` for each system (...)."""
+        return _each(self.eps, state)
+
+    def propose(self, state: State, memory: Tensor) -> Tensor:
         """Return the step (...); infinite where nothing accelerates."""
         separation = state.position.unsqueeze(-3) - state.position.unsqueeze(-2)
         relative = state.acceleration.unsqueeze(-3) - state.acceleration.unsqueeze(-2)
         squared = (separation * separation).sum(-1) + self_exclusion(state.position)
         ratio = squared / (relative * relative).sum(-1)
-        return self.eps * ratio.amin((-2, -1)) ** 0.25
+        return memory * ratio.amin((-2, -1)).sqrt().sqrt()
+
+    def advance(self, memory: Tensor, state: State, dt: Tensor) -> Tensor:
+        """Remember nothing more."""
+        return memory
+
+
+def _each(value: float | Tensor, state: State) -> Tensor:
+    return torch.as_tensor(value, dtype=state.mass.dtype, device=state.mass.device).expand(state.mass.shape[:-1])
 
 
 class LearnedMemory(NamedTuple):
@@ -72,7 +85,7 @@ class LearnedMemory(NamedTuple):
     state: State
 
 
-class Learned(_Memoryless):
+class Learned:
     """A trained network's step.
 
     ``network`` has one lane. Its first output z becomes ``exp(z)`` times the pair time (dt_scale
@@ -84,24 +97,24 @@ class Learned(_Memoryless):
         self.network = network
         self._history = History([config], [scales])
 
-    def init(self, state: State) -> LearnedMemory:  # type: ignore[override]
+    def init(self, state: State) -> LearnedMemory:
         """Return a memory without a past: zeros in feature space."""
         (window,) = self._history.empty(_one_lane(state))
         return LearnedMemory(_leading(window, state), state)
 
-    def propose(self, state: State, memory: LearnedMemory) -> Tensor:  # type: ignore[override]
+    def propose(self, state: State, memory: LearnedMemory) -> Tensor:
         """Return the step (...) by the deterministic network (no dropout)."""
         flat = _one_lane(state)
         units = pair_units(flat) if self.config.dt_scale == "pair" else None
-        window = memory.window.reshape(1, -1, *memory.window.shape[-2:])
+        window = _one_lane_window(memory.window)
         inputs = self._history.inputs(flat, (window,), units)
-        output = self.network(pad_rows(inputs))[:, : inputs.shape[1], 0]
+        output = self.network(self.network.pad(inputs))[:, : inputs.shape[1], 0]
         tau = proposed_step(output, unit_time(flat, units), self.config.dt_bound)
         return tau.reshape(state.mass.shape[:-1])
 
-    def advance(self, memory: LearnedMemory, state: State, dt: Tensor) -> LearnedMemory:  # type: ignore[override]
+    def advance(self, memory: LearnedMemory, state: State, dt: Tensor) -> LearnedMemory:
         """Append the step's row to the window."""
-        window = memory.window.reshape(1, -1, *memory.window.shape[-2:])
+        window = _one_lane_window(memory.window)
         before, after = _one_lane(memory.state), _one_lane(state)
         (window,) = self._history.slide((window,), before, after, dt.reshape(1, -1))
         return LearnedMemory(_leading(window, state), state)
@@ -117,16 +130,14 @@ def proposed_step(output: Tensor, unit: Tensor, dt_bound: float | Tensor) -> Ten
     return (output.exp() * unit).clamp_min(dt_bound)
 
 
-def pad_rows(inputs: Tensor) -> Tensor:
-    """Fill a batch (L, B, F) up to 8 rows: below that, matrix kernels round differently with the number of rows."""
-    missing = 8 - inputs.shape[1]
-    return torch.nn.functional.pad(inputs, (0, 0, 0, missing)) if missing > 0 else inputs
-
-
 def _one_lane(state: State) -> State:
     bodies, dim = state.position.shape[-2:]
     vectors = (tensor.reshape(1, -1, bodies, dim) for tensor in state[:3])
     return State(*vectors, state.mass.reshape(1, -1, bodies))
+
+
+def _one_lane_window(window: Tensor) -> Tensor:
+    return window.reshape(1, math.prod(window.shape[:-2]), *window.shape[-2:])
 
 
 def _leading(window: Tensor, state: State) -> Tensor:

@@ -20,14 +20,14 @@ from core.config import Config
 from core.errors import ConfigError
 from core.features import InputScales
 from core.forces import State
-from core.history import History, input_width
+from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase, make_optimizer
 from core.leapfrog import Block, leapfrog, leapfrog_with_slope
 from core.loss import Band, band_loss
 from core.network import Forward, FullyConnectedNN
 from core.orbits import forces_of
 from core.samples import SampleBuffer, Samples, SampleShape
-from core.timestep import Learned, pad_rows, proposed_step
+from core.timestep import Dynamical, Learned, proposed_step
 
 #: Keys in which the lanes of one pack may differ.
 LANE_KEYS = frozenset(
@@ -92,17 +92,18 @@ class Trainer:
             for index, config in enumerate(configs)
         ]
         self.lanes: list[Lane] = []
-        self.collection.open(History(configs, fitted))
+        self.collection.open(fitted)
         for index, config in enumerate(configs):
             self.network.initialize(index, generators[index], self._first_output(index))
             parameter = torch.nn.Parameter(self.network.flat[index])
             optimizer = make_optimizer(config, parameter)
-            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer))
-        self.shape = SampleShape(self.network.dims[0], first.num_particles, first.dim)
+            start = State(*(tensor[index, : config.num_orbits].clone() for tensor in self.collection.state))
+            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
+        self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
             [config.num_orbits * config.history_len * 8 for config in configs],
             [config.replay_capacity for config in configs],
-            self.shape.width,
+            self.shape,
             self.network.flat,
         )
         column = {"device": device, "dtype": dtype}
@@ -161,10 +162,15 @@ class Trainer:
             held.config.torch_dtype,
             held.config.torch_device,
         )
-        own = network.lane_tensors(network.flat, 0)
-        for name, tensor in self.network.lane_tensors(self.network.flat, lane).items():
+        own = network.named(network.flat[0], 0)
+        for name, tensor in self.network.named(self.network.flat[lane], lane).items():
             own[name].copy_(tensor)
         return Learned(held.config, held.scales, network)
+
+    def rescale(self, lane: int, scales: InputScales) -> None:
+        """Give a lane the input scales that it was trained with."""
+        self.lanes[lane].scales = scales
+        self.collection.open([held.scales for held in self.lanes])
 
     # Phase 1 ---------------------------------------------------------------------------------------
 
@@ -172,7 +178,7 @@ class Trainer:
         held, index = self.collection, chosen.index
         samples = _pick(held.samples(), index)
         active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
-        forward = self.network.forward(pad_rows(samples.inputs), chosen.layers)
+        forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
         attempt = self._attempt(samples, forward, chosen)
         accepted = active & (attempt.rel_dE < self._threshold[index])  # a NaN is not accepted
         rejected = active & ~accepted
@@ -290,7 +296,7 @@ class Trainer:
         device = self.buffer.data.device
         row = torch.tensor(chosen.lanes, device=device)[:, None]
         samples = self.shape.unpack(self.buffer.data[row, index.to(device)])
-        forward = self.network.forward(pad_rows(samples.inputs), chosen.layers)
+        forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
         attempt = self._attempt(samples, forward, chosen)
         self._descend(chosen, samples, forward, attempt, present.to(device), [True] * len(counts))
         for lane in chosen.lanes:
@@ -304,7 +310,7 @@ class Trainer:
         below = timid = 0
         for chunk in rows.split(_VERDICT_CHUNK):
             samples = self.shape.unpack(chunk.unsqueeze(0))
-            output = self.network(pad_rows(samples.inputs), chosen.layers)[:, : len(chunk), 0]
+            output = self.network(self.network.pad(samples.inputs), chosen.layers)[:, : len(chunk), 0]
             dt = proposed_step(output, samples.unit, self._dt_bound[chosen.index])
             block = leapfrog(samples.state, dt, self.forces, self.config.n_steps)
             error = (block.energy - samples.energy).abs() / samples.scale
@@ -351,9 +357,8 @@ class Trainer:
         With dropout the pass whose gradient is taken is a second one, with masks: verdicts never see it.
         """
         if self.config.dropout:
-            forward = self.network.forward(
-                pad_rows(samples.inputs), chosen.layers, self._dropout_masks(chosen, included)
-            )
+            masks = self._dropout_masks(chosen, included, forward.output.shape[1])
+            forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers, masks)
             attempt = self._attempt(samples, forward, chosen)
         band = Band(self._lower[chosen.index].log(), self._upper[chosen.index].log())
         loss = band_loss(attempt.change, samples.scale, attempt.slope, attempt.dt, band)
@@ -369,12 +374,11 @@ class Trainer:
             if updating[row]:
                 self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
 
-    def _dropout_masks(self, chosen: Selection, included: Tensor) -> list[Tensor]:
+    def _dropout_masks(self, chosen: Selection, included: Tensor, rows: int) -> list[Tensor]:
         """Masks (L, rows, H) of each hidden layer from each lane's own generator, for its own rows, scaled by 1/keep."""
         keep = 1 - self.config.dropout
-        batch = max(included.shape[1], 8)
         masks = [
-            torch.zeros(len(chosen.lanes), batch, width, dtype=self.network.flat.dtype)
+            torch.zeros(len(chosen.lanes), rows, width, dtype=self.network.flat.dtype)
             for width in self.network.dims[1:-1]
         ]
         own = self._own_rows(chosen, included)
@@ -399,9 +403,8 @@ class Trainer:
         held = self.collection
         count = held.configs[lane].num_orbits
         state = State(*(tensor[lane, :count] for tensor in held.state))
-        from core.timestep import Dynamical
-
-        tau = Dynamical(held.configs[lane].eps).propose(state, None)
+        criterion = Dynamical(held.configs[lane].eps)
+        tau = criterion.propose(state, criterion.init(state))
         return float((tau / held.unit[lane, :count]).log().mean())
 
 

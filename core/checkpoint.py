@@ -1,0 +1,196 @@
+"""Checkpoints: ``model.pt`` is what a simulation needs, ``state.pt`` what a training needs to go on bit for bit.
+
+Both hold plain tensors, numbers and strings only and are read with ``weights_only=True``: opening
+one runs no code. Both are written under a temporary name and renamed, so that a reader finds the
+old file or the new one, never half of one.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from core.config import Config
+from core.errors import CheckpointError, UserError
+from core.features import InputScales
+from core.forces import State
+from core.history import input_width
+from core.network import FullyConnectedNN
+from core.timestep import Learned
+from core.trainer import Trainer
+
+_MODEL_KEYS = (
+    "epoch model_state_dict optimizer_state_dict loss info logs extra config config_summary history_len feature_type "
+    "dtype"
+).split()
+_STATE_KEYS = "config weights optimizer generator scales train_ic orbits window buffer counters logs".split()
+
+
+class Model(NamedTuple):
+    """A trained model as a file holds it: the step criterion, its config, and everything else in the file."""
+
+    criterion: Learned
+    config: Config
+    content: dict[str, Any]
+
+
+def save_model(path: Path | str, trainer: Trainer, lane: int = 0, metrics: dict[str, Any] | None = None) -> None:
+    """Write ``model.pt`` of one lane. ``metrics`` (scores, say) go into its ``info`` beside the last epoch's record."""
+    held = trainer.lanes[lane]
+    last = held.logs[-1] if held.logs else {}
+    config = held.config
+    content = {
+        "epoch": held.epoch,
+        "model_state_dict": _weights(trainer, lane),
+        "optimizer_state_dict": _optimizer_state(trainer, lane),
+        "loss": last.get("loss"),
+        "info": {**last, **(metrics or {})},
+        "logs": held.logs,
+        "extra": {"train_ic": held.train_ic._asdict(), "scales": held.scales._asdict()},
+        "config": config.to_dict(),
+        "config_summary": (
+            f"{'-'.join(str(width) for width in config.hidden_dims)} {config.activation}, {config.feature_type} with "
+            f"history {config.history_len}, dt_scale {config.dt_scale}, energy_threshold {config.energy_threshold:g}"
+        ),
+        "history_len": config.history_len,
+        "feature_type": config.feature_type,
+        "dtype": config.dtype,
+    }
+    _write(path, content)
+
+
+def load_model(path: Path | str, device: str = "cpu") -> Model:
+    """Read ``model.pt``. Raises CheckpointError if it is missing, damaged, foreign, or needs more than plain data."""
+    content = _read(path, _MODEL_KEYS, "model")
+    config = _config(path, {**content["config"], "device": device})
+    network = FullyConnectedNN(
+        [input_width(config)], config.hidden_dims, config.activation, config.torch_dtype, config.torch_device
+    )
+    _fill(path, network.named(network.flat[0], 0), content["model_state_dict"])
+    try:
+        scales = InputScales(**content["extra"]["scales"])
+    except (KeyError, TypeError):
+        raise _foreign(path, "model", "its input scales are missing") from None
+    return Model(Learned(config, scales, network), config, content)
+
+
+def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
+    """Write ``state.pt`` of one lane, between two of its epochs."""
+    held = trainer.lanes[lane]
+    content = {
+        "config": held.config.to_dict(),
+        "weights": _weights(trainer, lane),
+        "optimizer": _optimizer_state(trainer, lane),
+        "generator": held.generator.get_state(),
+        "scales": held.scales._asdict(),
+        "train_ic": held.train_ic._asdict(),
+        "orbits": trainer.collection.orbit_tensors(lane),
+        "window": trainer.collection.own_window(lane).clone(),
+        "buffer": trainer.buffer.lane_state(lane, input_width(held.config)),
+        "counters": {
+            "epoch": held.epoch,
+            "converged_epochs": held.converged_epochs,
+            "skips_in_a_row": held.skips_in_a_row,
+        },
+        "logs": held.logs,
+    }
+    _write(path, content)
+
+
+def load_state(path: Path | str) -> Trainer:
+    """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError."""
+    content = _read(path, _STATE_KEYS, "state")
+    config = _config(path, content["config"])
+    trainer = Trainer([config])
+    restore_lane(path, trainer, 0, content)
+    return trainer
+
+
+@torch.no_grad()
+def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[str, Any]) -> None:
+    """Put the content of a ``state.pt`` into a lane of its config."""
+    held, network = trainer.lanes[lane], trainer.network
+    _fill(path, network.named(network.flat[lane], lane), content["weights"])
+    moments = {key: torch.zeros_like(held.parameter) for key in ("exp_avg", "exp_avg_sq")}
+    for key, moment in moments.items():
+        _fill(path, network.named(moment, lane), content["optimizer"][key])
+    held.optimizer.state[held.parameter] = {"step": content["optimizer"]["step"].clone(), **moments}
+    held.generator.set_state(content["generator"])
+    held.train_ic = State(**content["train_ic"])
+    held.logs = content["logs"]
+    for key, value in content["counters"].items():
+        setattr(held, key, value)
+    trainer.buffer.restore_lane(lane, content["buffer"])
+    trainer.rescale(lane, InputScales(**content["scales"]))
+    trainer.collection.restore(lane, content["orbits"], content["window"])
+
+
+def _weights(trainer: Trainer, lane: int) -> dict[str, Tensor]:
+    named = trainer.network.named(trainer.network.flat[lane], lane)
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()}
+
+
+def _optimizer_state(trainer: Trainer, lane: int) -> dict[str, Any]:
+    """Adam's step and moments, by parameter name at the lane's own width; zeros before the first step."""
+    held = trainer.lanes[lane]
+    state = held.optimizer.state.get(held.parameter, {})
+    content: dict[str, Any] = {"step": state.get("step", torch.tensor(0.0)).clone()}
+    for key in ("exp_avg", "exp_avg_sq"):
+        moment = state.get(key, torch.zeros_like(held.parameter))
+        content[key] = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in trainer.network.named(moment, lane).items()
+        }
+    return content
+
+
+def _write(path: Path | str, content: dict[str, Any]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path | str, keys: list[str], kind: str) -> dict[str, Any]:
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file; give the path of a {kind}.pt.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises half a dozen kinds for a damaged or foreign file
+        raise _foreign(path, kind, "it is damaged, or holds more than plain tensors and numbers") from error
+    if not isinstance(content, dict):
+        raise _foreign(path, kind, "it is not a dictionary")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise _foreign(path, kind, f"`{missing[0]}` is missing")
+    return content
+
+
+def _config(path: Path | str, values: dict[str, Any]) -> Config:
+    try:
+        return Config.from_mapping(values)
+    except UserError as error:
+        raise CheckpointError(f"{path}: its config does not fit this version: {error}") from None
+
+
+def _fill(path: Path | str, targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    for name, target in targets.items():
+        value = values.get(name) if isinstance(values, dict) else None
+        if not isinstance(value, Tensor) or value.shape != target.shape:
+            raise _foreign(path, "model", f"`{name}` does not have the shape {list(target.shape)} that its config asks for")
+        with torch.no_grad():
+            target.copy_(value)
+
+
+def _foreign(path: Path | str, kind: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: not a {kind}.pt of this program ({reason}); give one that a training wrote.")

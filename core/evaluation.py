@@ -1,0 +1,191 @@
+"""Scores on held-out orbits that cannot be gamed: work at equal error (DESIGN.md section 7)."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.config import Config
+from core.errors import ConfigError
+from core.orbits import Orbits, draw, forces_of
+from core.simulation import simulate
+from core.timestep import Criterion, Dynamical
+
+#: Held-out sets: number of orbits, and a seed that no training uses (training seeds are below 2^32).
+HELD_OUT = {"validation": (32, 2**40 + 1), "test": (128, 2**40 + 2)}
+#: Constants of the dynamical criterion on its work-precision curve, from coarse to fine.
+CURVE_EPS = np.geomspace(0.3, 3e-4, 19)
+#: Errors are cut here, so that a score of a run that blew up is still a number.
+_LARGEST_ERROR = 1e3
+#: A failed orbit's gain is this times the share of time that it completed.
+_FAILED_GAIN = 0.01
+#: Goes into the cache's key: change it with anything that changes a curve.
+_CURVE_VERSION = 1
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReferenceCurves:
+    """The dynamical criterion's cost and error on a held-out set: per horizon in periods, arrays (M, len(CURVE_EPS)).
+
+    ``evaluations`` are force evaluations per period; ``error`` is max |E - E(0)| / |E(0)|.
+    """
+
+    held_out: str
+    evaluations: dict[int, Array]
+    error: dict[int, Array]
+
+    def evaluations_at(self, error: Array, periods: int) -> Array:
+        """Force evaluations per period (M,) that the criterion needs for each orbit's own ``error`` (M,).
+
+        The running minimum of the measured error makes the curve monotonic; it is read log-log,
+        and beyond an end it is that end.
+        """
+        best = np.minimum.accumulate(np.maximum(self.error[periods], 1e-300), axis=1)
+        needed = np.empty(len(error))
+        for orbit, target in enumerate(error):
+            # np.interp wants increasing abscissae: from fine to coarse; equal errors keep the cheapest.
+            errors, costs = np.log(best[orbit, ::-1]), np.log(self.evaluations[periods][orbit, ::-1])
+            keep = np.append(np.diff(errors) > 0, True)
+            needed[orbit] = np.interp(np.log(max(target, 1e-300)), errors[keep], costs[keep])
+        return np.exp(needed)
+
+
+def held_out_orbits(config: Config, held_out: str = "validation") -> Orbits:
+    """Draw the orbits of a held-out set, as ``config`` describes its systems, in float64 on the CPU."""
+    count, seed = HELD_OUT[held_out]
+    plain = config.model_copy(update={"device": "cpu", "dtype": "float64"})
+    return draw(plain, count, torch.Generator().manual_seed(seed))
+
+
+def reference_curves(
+    config: Config, held_out: str = "validation", progress: Callable[[str], None] | None = None
+) -> ReferenceCurves:
+    """Measure the dynamical criterion on a held-out set, or read it from the user's cache folder.
+
+    It depends on the keys that describe systems and on ``eval_periods`` only. The first time takes
+    about half a minute for 10 periods and five for 100. Raises ConfigError for more than two bodies.
+    """
+    if config.num_particles != 2:  # noqa: PLR2004
+        raise ConfigError(
+            f"The value of `num_particles` is {config.num_particles}, but held-out scores of more than two bodies "
+            "are not available yet in this version; search with 2."
+        )
+    path = _cache_path(config, held_out)
+    periods = tuple(sorted(config.eval_periods))
+    if not path.exists():
+        if progress is not None:
+            progress("measuring the dynamical criterion on the held-out orbits (kept for later runs)")
+        evaluations, error = _measure(config, held_out, periods)
+        arrays = {f"evaluations_{key}": value for key, value in evaluations.items()}
+        arrays |= {f"error_{key}": value for key, value in error.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+            np.savez(file, **arrays)
+        Path(file.name).replace(path)
+    with np.load(path, allow_pickle=False) as stored:
+        return ReferenceCurves(
+            held_out,
+            {horizon: stored[f"evaluations_{horizon}"] for horizon in periods},
+            {horizon: stored[f"error_{horizon}"] for horizon in periods},
+        )
+
+
+def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> dict[str, float]:
+    """Score a criterion on the held-out set of ``curves``, cold start included.
+
+    Plain names are for the first of ``eval_periods``; further horizons end in ``_<periods>``.
+
+    - ``rel_dE``: median over orbits of max_t |E(t) - E(0)| / |E(0)|
+    - ``steps_per_orbit``: force evaluations per period, mean over orbits
+    - ``work_gain``: geometric mean over orbits of the dynamical criterion's force evaluations at
+      the same error over the criterion's own
+    - ``violations``: share of steps whose own rel_dE exceeds energy_threshold
+    - ``failed_orbits``: orbits with an error above 0.1, a value that is not finite, or the cap on steps reached
+    """
+    orbits = held_out_orbits(config, curves.held_out)
+    target = {"dtype": config.torch_dtype, "device": config.torch_device}
+    state = type(orbits.state)(*(tensor.to(**target) for tensor in orbits.state))
+    period = orbits.period.to(config.torch_device)
+    horizons = tuple(sorted(config.eval_periods))
+    with torch.no_grad():
+        outcome = simulate(
+            state,
+            criterion,
+            forces_of(config),
+            period,
+            horizons,
+            n_steps=config.n_steps,
+            threshold=config.energy_threshold,
+        )
+    scores: dict[str, float] = {}
+    for horizon, record in zip(horizons, outcome.records, strict=True):
+        failed = record.failed.cpu().numpy()
+        completed = np.clip((record.time / period).cpu().numpy(), 1e-12, None)
+        error = record.max_rel_dE.double().cpu().numpy()
+        error = np.where(np.isfinite(error), np.minimum(error, _LARGEST_ERROR), _LARGEST_ERROR)
+        cost = record.force_evaluations.cpu().numpy() / completed
+        gain = np.where(
+            failed,
+            _FAILED_GAIN * np.minimum(completed / horizon, 1),
+            curves.evaluations_at(error, horizon) / cost,
+        )
+        suffix = "" if horizon == horizons[0] else f"_{horizon}"
+        scores |= {
+            f"rel_dE{suffix}": float(np.median(error)),
+            f"steps_per_orbit{suffix}": float(cost.mean()),
+            f"work_gain{suffix}": float(np.exp(np.log(gain).mean())),
+            f"violations{suffix}": float(record.violations.sum() / record.steps.sum()),
+            f"failed_orbits{suffix}": int(failed.sum()),
+        }
+    return scores
+
+
+def _measure(
+    config: Config, held_out: str, periods: tuple[int, ...]
+) -> tuple[dict[int, Array], dict[int, Array]]:
+    orbits = held_out_orbits(config, held_out)
+    count, points = len(orbits.period), len(CURVE_EPS)
+    state = type(orbits.state)(*(tensor.repeat_interleave(points, 0) for tensor in orbits.state))
+    period = orbits.period.repeat_interleave(points)
+    plain = config.model_copy(update={"device": "cpu", "dtype": "float64"})
+    with torch.no_grad():
+        outcome = simulate(
+            state,
+            Dynamical(torch.from_numpy(CURVE_EPS).repeat(count)),
+            forces_of(plain),
+            period,
+            periods,
+            fail_above=_LARGEST_ERROR,
+            steps_per_period=10 * round(1 / CURVE_EPS[-1]) * 10,
+        )
+    evaluations, error = {}, {}
+    for horizon, record in zip(periods, outcome.records, strict=True):
+        cost = record.force_evaluations / (record.time / period).clamp_min(1e-12)
+        evaluations[horizon] = cost.numpy().reshape(count, points)
+        measured = record.max_rel_dE.nan_to_num(_LARGEST_ERROR, _LARGEST_ERROR).clamp_max(_LARGEST_ERROR)
+        error[horizon] = measured.numpy().reshape(count, points)
+    return evaluations, error
+
+
+def _cache_path(config: Config, held_out: str) -> Path:
+    keys = "num_particles dim mass pos_scale vel_scale softening external_field_mass external_field_position".split()
+    values: dict[str, Any] = {key: config.to_dict()[key] for key in [*keys, "e_min", "e_max", "a_min", "a_max"]}
+    values |= {
+        "set": [held_out, *HELD_OUT[held_out]],
+        "periods": sorted(config.eval_periods),
+        "eps": CURVE_EPS.tolist(),
+        "version": _CURVE_VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "aitimestepper" / f"dynamical-{held_out}-{digest}.npz"

@@ -65,8 +65,8 @@ def test_four_bodies_agree_with_ias15(seed):
     state, duration = random_system(4, seed=seed), 1.0
     reference = rebound.Simulation()
     reference.integrator = "ias15"
-    for place, velocity, mass in zip(state.position.tolist(), state.velocity.tolist(), state.mass.tolist(), strict=True):
-        reference.add(m=mass, **dict(zip(("x", "y", "z", "vx", "vy", "vz"), (*place, *velocity), strict=True)))
+    for (x, y, z), (vx, vy, vz), mass in zip(*(part.tolist() for part in (*state[:2], state.mass)), strict=True):
+        reference.add(m=mass, x=x, y=y, z=z, vx=vx, vy=vy, vz=vz)
     reference.integrate(duration)
     expected = torch.tensor([particle.xyz for particle in reference.particles], dtype=torch.float64)
     assert (expected - state.position).abs().max() > 0.3

@@ -187,7 +187,7 @@ def _fill(path: Path | str, targets: dict[str, Tensor], values: dict[str, Tensor
     for name, target in targets.items():
         value = values.get(name) if isinstance(values, dict) else None
         if not isinstance(value, Tensor) or value.shape != target.shape:
-            raise _foreign(path, "model", f"`{name}` does not have the shape {list(target.shape)} that its config asks for")
+            raise _foreign(path, "model", f"`{name}` has not the shape {list(target.shape)} that its config asks for")
         with torch.no_grad():
             target.copy_(value)
 

@@ -83,6 +83,10 @@ class Collection:
         count = self.configs[lane].num_orbits
         return {name: tensor[lane, :count].clone() for name, tensor in self._held().items()}
 
+    def own_state(self, lane: int) -> State:
+        """Return the states (B, N, D) of a lane's own orbits (views)."""
+        return self.state.map(lambda tensor: tensor[lane, : self.configs[lane].num_orbits])
+
     def own_window(self, lane: int) -> Tensor:
         """Return the window (B, K, C) of a lane's own orbits (a view)."""
         return self.history.own(self.windows, lane)[: self.configs[lane].num_orbits]
@@ -123,8 +127,10 @@ class Collection:
         self.windows = self.history.keep_where(accepted, slid, self.windows)
         new_scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
         wide = accepted[..., None, None]
-        vectors = (torch.where(wide, new, old) for new, old in zip(block.state[:3], self.state[:3], strict=True))
-        self.state = State(*vectors, self.state.mass)
+        position, velocity, acceleration = (
+            torch.where(wide, new, old) for new, old in zip(block.state[:3], self.state[:3], strict=True)
+        )
+        self.state = State(position, velocity, acceleration, self.state.mass)
         self.energy = torch.where(accepted, block.energy, self.energy)
         self.scale = torch.where(accepted, new_scale, self.scale)
         self.elapsed += torch.where(accepted, dt.double(), 0)
@@ -139,7 +145,7 @@ class Collection:
         They are in the units that inputs are in, and depend on the lane's own orbits only.
         """
         config = self.configs[lane]
-        state = State(*(tensor[lane, : config.num_orbits] for tensor in self.state))
+        state = self.own_state(lane)
         criterion = Dynamical(config.eps)
         memory = criterion.init(state)
         logs = []

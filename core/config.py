@@ -153,7 +153,7 @@ class Config(BaseModel):
                 f"The value of `external_field_position` is {list(position)}, but must be {self.dim} numbers (dim), "
                 "not all zero."
             )
-        if self.stop_at_period and self.num_particles != 2:  # noqa: PLR2004
+        if self.stop_at_period and self.num_particles != 2:
             raise ValueError(
                 f"The value of `stop_at_period` is true, but num_particles is {self.num_particles}: only a "
                 "two-body orbit has a period."

@@ -75,7 +75,7 @@ def reference_curves(
     It depends on the keys that describe systems and on ``eval_periods`` only. The first time takes
     about half a minute for 10 periods and five for 100. Raises ConfigError for more than two bodies.
     """
-    if config.num_particles != 2:  # noqa: PLR2004
+    if config.num_particles != 2:
         raise ConfigError(
             f"The value of `num_particles` is {config.num_particles}, but held-out scores of more than two bodies "
             "are not available yet in this version; search with 2."
@@ -90,7 +90,7 @@ def reference_curves(
         arrays |= {f"error_{key}": value for key, value in error.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         Path(file.name).replace(path)
     with np.load(path, allow_pickle=False) as stored:
         return ReferenceCurves(
@@ -113,8 +113,7 @@ def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> d
     - ``failed_orbits``: orbits with an error above 0.1, a value that is not finite, or the cap on steps reached
     """
     orbits = held_out_orbits(config, curves.held_out)
-    target = {"dtype": config.torch_dtype, "device": config.torch_device}
-    state = type(orbits.state)(*(tensor.to(**target) for tensor in orbits.state))
+    state = orbits.state.map(lambda tensor: tensor.to(config.torch_device, config.torch_dtype))
     period = orbits.period.to(config.torch_device)
     horizons = tuple(sorted(config.eval_periods))
     with torch.no_grad():
@@ -155,7 +154,7 @@ def _measure(
 ) -> tuple[dict[int, Array], dict[int, Array]]:
     orbits = held_out_orbits(config, held_out)
     count, points = len(orbits.period), len(CURVE_EPS)
-    state = type(orbits.state)(*(tensor.repeat_interleave(points, 0) for tensor in orbits.state))
+    state = orbits.state.map(lambda tensor: tensor.repeat_interleave(points, 0))
     period = orbits.period.repeat_interleave(points)
     plain = config.model_copy(update={"device": "cpu", "dtype": "float64"})
     with torch.no_grad():

@@ -4,6 +4,7 @@ Positions are ``(..., N, D)``, masses ``(..., N)``, energies ``(...)``. A body w
 test particle: it feels the others and is not felt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ class State(NamedTuple):
     acceleration: Tensor
     mass: Tensor
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "State":
+        """Apply ``function`` to each of the four tensors."""
+        return State(*map(function, self))
+
 
 @dataclass(frozen=True)
 class TidalField:
@@ -37,18 +42,20 @@ class TidalField:
         """Acceleration (..., N, D) at ``position`` (..., N, D)."""
         towards = self.position - position
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
-        return self.mass * (towards * inverse**3 - self.position / self.position.norm() ** 3)
+        at_origin = self.position / torch.linalg.vector_norm(self.position).pow(3)
+        return self.mass * (towards * (inverse * inverse * inverse) - at_origin)
 
     def jerk(self, position: Tensor, velocity: Tensor) -> Tensor:
         """Derivative of the acceleration along ``velocity``, both (..., N, D)."""
         towards = self.position - position
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
-        along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse**2
-        return self.mass * inverse**3 * (along * towards - velocity)
+        inverse2 = inverse * inverse
+        along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse2
+        return self.mass * (inverse2 * inverse) * (along * towards - velocity)
 
     def potential(self, position: Tensor) -> Tensor:
         """Potential per unit mass (..., N) at ``position`` (..., N, D)."""
-        distance = self.position.norm()
+        distance = torch.linalg.vector_norm(self.position)
         inverse = torch.rsqrt(((self.position - position) ** 2).sum(-1))
         return -self.mass * (inverse - 1 / distance - position @ self.position / distance**3)
 
@@ -138,5 +145,5 @@ def kinetic_energy(velocity: Tensor, mass: Tensor) -> Tensor:
 
 
 def relative_energy_scale(energy: Tensor, magnitude: Tensor) -> Tensor:
-    """Return max(|E|, 1e-3 (kinetic + |potential|)), so that a system with E = 0 can be trained (DESIGN.md section 3)."""
+    """Return max(|E|, 1e-3 (kinetic + |potential|)), so that a system with E = 0 can be trained."""
     return torch.maximum(energy.abs(), 1e-3 * magnitude)

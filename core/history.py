@@ -64,6 +64,9 @@ class _Group:
         aligned = all(count == width for count in own)
         self.index = None if aligned else torch.tensor(index, device=device)[:, None, :]
 
+    def pick(self, state: State) -> State:
+        return state.map(lambda tensor: tensor[self.lanes])
+
     def row(self, state: State) -> Tensor:
         return state_rows(state, self.softening, rich=self.kind == "rich")
 
@@ -107,10 +110,9 @@ class History:
         moved = []
         for group, window in zip(self._groups, windows, strict=True):
             if group.history_len:
-                old = State(*(tensor[group.lanes] for tensor in before))
+                old = group.pick(before)
                 if group.kind == "delta_mag":
-                    new = State(*(tensor[group.lanes] for tensor in after))
-                    row = transition_rows(old, new, dt[group.lanes])
+                    row = transition_rows(old, group.pick(after), dt[group.lanes])
                 else:
                     row = group.row(old)
                 window = torch.cat([window[..., 1:, :], row.unsqueeze(-2)], -2)
@@ -137,7 +139,6 @@ class History:
             return self._groups[0].inputs(state, windows[0], units)
         inputs = state.mass.new_empty((*state.mass.shape[:2], self.width))
         for group, window in zip(self._groups, windows, strict=True):
-            own = State(*(tensor[group.lanes] for tensor in state))
-            scale = None if units is None else Units(*(unit[group.lanes] for unit in units))
-            inputs[group.lanes] = group.inputs(own, window, scale)
+            scale = None if units is None else Units(units.length[group.lanes], units.time[group.lanes])
+            inputs[group.lanes] = group.inputs(group.pick(state), window, scale)
         return inputs

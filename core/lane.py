@@ -105,5 +105,5 @@ class Lane:
 
 def make_optimizer(config: Config, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
     """Build the optimizer that a config names, for one lane's flat parameters."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind([parameter], lr=config.lr, weight_decay=config.weight_decay, fused=True)

@@ -122,6 +122,22 @@ class FullyConnectedNN:
         kept.append(value)
         return Forward(kept, slopes, torch.baddbmm(layers[-1][1], value, layers[-1][0]))
 
+    def dropout_masks(self, dropout: float, included: Tensor, generators: Sequence[Generator]) -> list[Tensor]:
+        """Masks (L, rows, H) of each hidden layer, scaled by 1 / (1 - dropout), for the ``included`` (L, B) rows.
+
+        Each lane draws from its own generator, and only up to its last included row.
+        """
+        keep = 1 - dropout
+        lanes, batch = included.shape
+        rows = _multiple(batch, _BLOCK)
+        own = (included * torch.arange(1, batch + 1, device=included.device)).amax(-1).tolist()
+        masks = [torch.zeros(lanes, rows, width, dtype=self.flat.dtype) for width in self.dims[1:-1]]
+        for lane, (count, generator) in enumerate(zip(own, generators, strict=True)):
+            for mask in masks:
+                uniform = torch.rand(int(count), mask.shape[2], generator=generator)
+                mask[lane, : int(count)] = (uniform < keep) / keep
+        return [mask.to(self.flat.device) for mask in masks]
+
     def backward(
         self,
         forward: Forward,

@@ -67,7 +67,7 @@ def draw(config: Config, count: int, generator: Generator) -> Orbits:
     """
     uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator)
     mass = torch.tensor(config.masses, dtype=torch.float64).expand(count, -1)
-    if config.num_particles == 2:  # noqa: PLR2004
+    if config.num_particles == 2:
         axis = config.a_min + (config.a_max - config.a_min) * uniform[:, 0]
         eccentricity = config.e_min + (config.e_max - config.e_min) * uniform[:, 1]
         position, velocity = two_body(axis, eccentricity, mass, config.dim)
@@ -80,8 +80,8 @@ def draw(config: Config, count: int, generator: Generator) -> Orbits:
         energy = Forces(config.softening).energy(State(position, velocity, position, mass))[0]
         period = crossing_time(energy, mass.sum(-1))
     forces = forces_of(config)
-    target = {"dtype": config.torch_dtype, "device": config.torch_device}
-    state = forces.state(position.to(**target), velocity.to(**target), mass.to(**target))
+    device, dtype = config.torch_device, config.torch_dtype
+    state = forces.state(position.to(device, dtype), velocity.to(device, dtype), mass.to(device, dtype))
     if not torch.isfinite(state.acceleration).all():
         raise ConfigError("The initial conditions have bodies at one place; use another seed or a softening > 0.")
     return Orbits(state, period.to(config.torch_device))

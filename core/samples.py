@@ -22,6 +22,11 @@ class Samples(NamedTuple):
     scale: Tensor
     unit: Tensor
 
+    def pick(self, index: slice | Tensor) -> "Samples":
+        """Pick lanes."""
+        state = self.state.map(lambda tensor: tensor[index])
+        return Samples(self.inputs[index], state, self.energy[index], self.scale[index], self.unit[index])
+
     def pack(self) -> Tensor:
         """One row of numbers per sample, (L, B, W)."""
         vectors = [tensor.flatten(-2) for tensor in self.state[:3]]
@@ -49,9 +54,11 @@ class SampleShape(NamedTuple):
     def unpack(self, packed: Tensor) -> Samples:
         """Split packed rows (L, B, W) into samples (views)."""
         vector = self.bodies * self.dim
-        inputs, *vectors, mass, scalars = packed.split([self.inputs, vector, vector, vector, self.bodies, 3], -1)
-        state = State(*(part.unflatten(-1, (self.bodies, self.dim)) for part in vectors), mass)
-        return Samples(inputs, state, *scalars.unbind(-1))
+        parts = torch.split(packed, [self.inputs, vector, vector, vector, self.bodies, 3], -1)
+        position, velocity, acceleration = (part.reshape(*part.shape[:-1], self.bodies, self.dim) for part in parts[1:4])
+        state = State(position, velocity, acceleration, parts[4])
+        energy, scale, unit = parts[5].unbind(-1)
+        return Samples(parts[0], state, energy, scale, unit)
 
 
 class SampleBuffer:
@@ -98,6 +105,17 @@ class SampleBuffer:
         main = self.data[lane, self.offset : self.offset + self.count(lane)]
         cold = self.cold_count(lane)
         return torch.cat([self.data[lane, :cold], main]) if cold else main
+
+    def gather(self, lanes: list[int], places: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the samples at each lane's ``places`` as (L, B, W), and which of them are its own (L, B).
+
+        Rows beyond a lane's own repeat its first one.
+        """
+        index = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+        present = torch.arange(index.shape[1]) < torch.tensor([len(own) for own in places])[:, None]
+        index = torch.where(present, index, index[:, :1]).to(self.data.device)
+        lane = torch.tensor(lanes, device=self.data.device)[:, None]
+        return self.data[lane, index], present.to(self.data.device)
 
     def lane_state(self, lane: int, input_width: int) -> dict[str, Any]:
         """Return a lane's samples at its own input width, and how many were ever written."""

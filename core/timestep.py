@@ -132,8 +132,9 @@ def proposed_step(output: Tensor, unit: Tensor, dt_bound: float | Tensor) -> Ten
 
 def _one_lane(state: State) -> State:
     bodies, dim = state.position.shape[-2:]
-    vectors = (tensor.reshape(1, -1, bodies, dim) for tensor in state[:3])
-    return State(*vectors, state.mass.reshape(1, -1, bodies))
+    count = math.prod(state.mass.shape[:-1])
+    position, velocity, acceleration = (tensor.reshape(1, count, bodies, dim) for tensor in state[:3])
+    return State(position, velocity, acceleration, state.mass.reshape(1, count, bodies))
 
 
 def _one_lane_window(window: Tensor) -> Tensor:

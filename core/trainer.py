@@ -19,13 +19,13 @@ from core.collection import Collection
 from core.config import Config
 from core.errors import ConfigError
 from core.features import InputScales
-from core.forces import State
 from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase, make_optimizer
 from core.leapfrog import Block, leapfrog, leapfrog_with_slope
 from core.loss import Band, band_loss
 from core.network import Forward, FullyConnectedNN
 from core.orbits import forces_of
+from core.replay import VERDICT_EVERY, draw_minibatch, plan_replay
 from core.samples import SampleBuffer, Samples, SampleShape
 from core.timestep import Dynamical, Learned, proposed_step
 
@@ -35,12 +35,8 @@ LANE_KEYS = frozenset(
     "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
     "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps Nperiod".split()
 )
-#: Phase 2: updates between two verdicts, and the fewest before the first.
-_VERDICT_EVERY = 10
 #: Samples of one pass of a verdict.
 _VERDICT_CHUNK = 4096
-#: One in so many samples of a minibatch is a cold start.
-_COLD_SHARE = 8
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -50,10 +46,10 @@ class TrainingFailed(RuntimeError):
 
 
 class Selection(NamedTuple):
-    """The lanes that take part in a batch: their numbers, an index into (L, ...) tensors, and their layers."""
+    """The lanes that take part in a batch: their numbers, where they stand in (L, ...) tensors, and their layers."""
 
     lanes: list[int]
-    index: slice | Tensor
+    where: slice | Tensor
     layers: Layers
 
 
@@ -97,7 +93,7 @@ class Trainer:
             self.network.initialize(index, generators[index], self._first_output(index))
             parameter = torch.nn.Parameter(self.network.flat[index])
             optimizer = make_optimizer(config, parameter)
-            start = State(*(tensor[index, : config.num_orbits].clone() for tensor in self.collection.state))
+            start = self.collection.own_state(index).map(torch.clone)
             self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
@@ -106,12 +102,14 @@ class Trainer:
             self.shape,
             self.network.flat,
         )
-        column = {"device": device, "dtype": dtype}
-        bands = [config.energy_band for config in configs]
-        self._threshold = torch.tensor([[config.energy_threshold] for config in configs], **column)
-        self._lower = torch.tensor([[lower] for lower, _ in bands], **column)
-        self._upper = torch.tensor([[upper] for _, upper in bands], **column)
-        self._dt_bound = torch.tensor([[config.dt_bound] for config in configs], **column)
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, device=device, dtype=dtype).unsqueeze(1)
+
+        self._threshold = column([config.energy_threshold for config in configs])
+        self._lower = column([config.energy_band[0] for config in configs])
+        self._upper = column([config.energy_band[1] for config in configs])
+        self._dt_bound = column([config.dt_bound for config in configs])
         self._warm_up = torch.tensor([[config.history_len] for config in configs], device=device)
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
         self._cap = torch.tensor([[config.max_retrain_steps or 2**62] for config in configs], device=device)
@@ -139,7 +137,7 @@ class Trainer:
         finished = {}
         for index in replaying:
             lane = self.lanes[index]
-            if lane.record.replay_updates >= lane.next_verdict and self._verdict(index):
+            if lane.record.replay_updates >= lane.next_verdict and self.judge(index):
                 finished[index] = self._finish(index)
         updating = [index for index in replaying if index not in finished]
         if updating:
@@ -175,8 +173,8 @@ class Trainer:
     # Phase 1 ---------------------------------------------------------------------------------------
 
     def _collect(self, chosen: Selection) -> None:
-        held, index = self.collection, chosen.index
-        samples = _pick(held.samples(), index)
+        held, index = self.collection, chosen.where
+        samples = held.samples().pick(index)
         active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
         forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
         attempt = self._attempt(samples, forward, chosen)
@@ -204,10 +202,10 @@ class Trainer:
         held = self.collection
         refused = [count > 0 for count in counts]
         self._descend(chosen, samples, forward, attempt, rejected, refused)
-        tries = held.tries[chosen.index] + rejected
-        held.tries[chosen.index] = tries
-        stuck = rejected & (tries >= self._cap[chosen.index])
-        held.ended[chosen.index] |= stuck
+        tries = held.tries[chosen.where] + rejected
+        held.tries[chosen.where] = tries
+        stuck = rejected & (tries >= self._cap[chosen.where])
+        held.ended[chosen.where] |= stuck
         for lane, count, has_any in zip(chosen.lanes, stuck.sum(-1).tolist(), refused, strict=True):
             self.lanes[lane].record.stuck_orbits += count
             self.lanes[lane].record.retrain_steps += has_any
@@ -241,7 +239,7 @@ class Trainer:
         """Put the chosen lanes' results among all lanes; the others accept nothing."""
         held = self.collection
         all_accepted, all_dt = torch.zeros_like(held.exists), torch.zeros_like(held.energy)
-        state = State(*(tensor.clone() for tensor in held.state))
+        state = held.state.map(torch.clone)
         kinetic, potential = torch.zeros_like(held.energy), torch.zeros_like(held.energy)
         pairs = zip(
             (all_accepted, all_dt, *state, kinetic, potential),
@@ -249,7 +247,7 @@ class Trainer:
             strict=True,
         )
         for target, value in pairs:
-            target[chosen.index] = value
+            target[chosen.where] = value
         return all_accepted, all_dt, Block(state, kinetic, potential)
 
     def _collection_is_over(self, lane: int) -> bool:
@@ -260,68 +258,40 @@ class Trainer:
     # Phase 2 ---------------------------------------------------------------------------------------
 
     def _begin_replay(self, index: int) -> None:
-        lane, config = self.lanes[index], self.lanes[index].config
-        lane.phase = Phase.REPLAY
-        lane.order = lane.order[:0]
-        main = self._main_share(index)
-        one_pass = -(-self.buffer.count(index) // main)
-        lane.next_verdict = min(config.replay_steps, max(_VERDICT_EVERY, one_pass))
-
-    def _main_share(self, index: int) -> int:
-        """Replay samples of a full minibatch: an eighth is left to cold starts where there are any."""
-        size = self.lanes[index].config.replay_batch_size
-        return max(1, size - size // _COLD_SHARE) if self.buffer.cold_count(index) else size
-
-    def _minibatch(self, index: int) -> Tensor:
-        """Rows of the buffer for the lane's next minibatch: the next of a random order, then cold starts."""
-        lane = self.lanes[index]
-        if not len(lane.order):
-            lane.order = torch.randperm(self.buffer.count(index), generator=lane.generator)
-        size = self._main_share(index)
-        rows, lane.order = lane.order[:size] + self.buffer.offset, lane.order[size:]
-        cold = self.buffer.cold_count(index)
-        if cold:
-            count = max(1, len(rows) // (_COLD_SHARE - 1))
-            rows = torch.cat([rows, torch.randint(cold, (count,), generator=lane.generator)])
-        return rows
+        self.lanes[index].phase = Phase.REPLAY
+        plan_replay(self.lanes[index], self.buffer, index)
 
     def _replay(self, chosen: Selection) -> None:
         """One minibatch update of each chosen lane, with the loss on both sides of the band."""
-        minibatches = [self._minibatch(lane) for lane in chosen.lanes]
-        counts = [len(rows) for rows in minibatches]
-        index = torch.nn.utils.rnn.pad_sequence(minibatches, batch_first=True)
-        present = torch.arange(index.shape[1]) < torch.tensor(counts)[:, None]
-        # Rows beyond a lane's own minibatch repeat a real sample, and weigh nothing.
-        index = torch.where(present, index, index[:, :1])
-        device = self.buffer.data.device
-        row = torch.tensor(chosen.lanes, device=device)[:, None]
-        samples = self.shape.unpack(self.buffer.data[row, index.to(device)])
+        drawn = [draw_minibatch(self.lanes[lane], self.buffer, lane) for lane in chosen.lanes]
+        packed, present = self.buffer.gather(chosen.lanes, drawn)
+        samples = self.shape.unpack(packed)
         forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
         attempt = self._attempt(samples, forward, chosen)
-        self._descend(chosen, samples, forward, attempt, present.to(device), [True] * len(counts))
+        self._descend(chosen, samples, forward, attempt, present, [True] * len(drawn))
         for lane in chosen.lanes:
             self.lanes[lane].record.replay_updates += 1
 
-    def _verdict(self, index: int) -> bool:
+    def judge(self, index: int) -> bool:
         """Judge every sample of a lane without gradient. Return whether its phase 2 is over."""
         lane = self.lanes[index]
         rows = self.buffer.rows(index)
         chosen = self._select([index])
         below = timid = 0
-        for chunk in rows.split(_VERDICT_CHUNK):
+        for chunk in torch.split(rows, _VERDICT_CHUNK):
             samples = self.shape.unpack(chunk.unsqueeze(0))
             output = self.network(self.network.pad(samples.inputs), chosen.layers)[:, : len(chunk), 0]
-            dt = proposed_step(output, samples.unit, self._dt_bound[chosen.index])
+            dt = proposed_step(output, samples.unit, self._dt_bound[chosen.where])
             block = leapfrog(samples.state, dt, self.forces, self.config.n_steps)
             error = (block.energy - samples.energy).abs() / samples.scale
-            below += int((error < self._threshold[chosen.index]).sum())
-            timid += int((error < self._lower[chosen.index]).sum())
+            below += int((error < self._threshold[chosen.where]).sum())
+            timid += int((error < self._lower[chosen.where]).sum())
         record = lane.record
         record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
         record.converged = (
             below == len(rows) and record.timid_share <= lane.config.timid_fraction and not record.stuck_orbits
         )
-        lane.next_verdict = min(record.replay_updates + _VERDICT_EVERY, lane.config.replay_steps)
+        lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
         passed = below == len(rows) and record.timid_share <= lane.config.timid_fraction
         return passed or record.replay_updates >= lane.config.replay_steps
 
@@ -338,7 +308,7 @@ class Trainer:
 
     def _attempt(self, samples: Samples, forward: Forward, chosen: Selection) -> Attempt:
         output = forward.output[:, : samples.energy.shape[1], 0]
-        dt = proposed_step(output, samples.unit, self._dt_bound[chosen.index])
+        dt = proposed_step(output, samples.unit, self._dt_bound[chosen.where])
         block, slope = leapfrog_with_slope(samples.state, dt, self.forces, self.config.n_steps)
         change = block.energy - samples.energy
         return Attempt(dt, block, change, slope, change.abs() / samples.scale)
@@ -357,10 +327,11 @@ class Trainer:
         With dropout the pass whose gradient is taken is a second one, with masks: verdicts never see it.
         """
         if self.config.dropout:
-            masks = self._dropout_masks(chosen, included, forward.output.shape[1])
+            generators = [self.lanes[lane].generator for lane in chosen.lanes]
+            masks = self.network.dropout_masks(self.config.dropout, included, generators)
             forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers, masks)
             attempt = self._attempt(samples, forward, chosen)
-        band = Band(self._lower[chosen.index].log(), self._upper[chosen.index].log())
+        band = Band(self._lower[chosen.where].log(), self._upper[chosen.where].log())
         loss = band_loss(attempt.change, samples.scale, attempt.slope, attempt.dt, band)
         weight = included / included.sum(-1, keepdim=True).clamp_min(1)
         slope = torch.where(included, loss.slope * weight, 0)
@@ -374,25 +345,6 @@ class Trainer:
             if updating[row]:
                 self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
 
-    def _dropout_masks(self, chosen: Selection, included: Tensor, rows: int) -> list[Tensor]:
-        """Masks (L, rows, H) of each hidden layer from each lane's own generator, for its own rows, scaled by 1/keep."""
-        keep = 1 - self.config.dropout
-        masks = [
-            torch.zeros(len(chosen.lanes), rows, width, dtype=self.network.flat.dtype)
-            for width in self.network.dims[1:-1]
-        ]
-        own = self._own_rows(chosen, included)
-        for row, lane in enumerate(chosen.lanes):
-            for mask in masks:
-                uniform = torch.rand(own[row], mask.shape[2], generator=self.lanes[lane].generator)
-                mask[row, : own[row]] = (uniform < keep).to(mask.dtype) / keep
-        return [mask.to(self.network.flat.device) for mask in masks]
-
-    def _own_rows(self, chosen: Selection, included: Tensor) -> list[int]:
-        """Count a lane's own rows: up to its last included one, whatever its neighbours need."""
-        places = torch.arange(1, included.shape[1] + 1, device=included.device)
-        return [int(count) for count in (included * places).amax(-1).tolist()]
-
     def _finish(self, index: int) -> EpochRecord:
         record = self.lanes[index].finish_epoch(self.buffer.count(index))
         self.collection.begin_epoch(self.lanes[index], index)
@@ -401,18 +353,10 @@ class Trainer:
     def _first_output(self, lane: int) -> float:
         """Return the logarithm of the first proposal: the dynamical criterion's step on the lane's initial orbits."""
         held = self.collection
-        count = held.configs[lane].num_orbits
-        state = State(*(tensor[lane, :count] for tensor in held.state))
+        state = held.own_state(lane)
         criterion = Dynamical(held.configs[lane].eps)
         tau = criterion.propose(state, criterion.init(state))
-        return float((tau / held.unit[lane, :count]).log().mean())
-
-
-def _pick(samples: Samples, index: slice | Tensor) -> Samples:
-    if isinstance(index, slice) and index == slice(None):
-        return samples
-    inputs, state, *scalars = samples
-    return Samples(inputs[index], State(*(tensor[index] for tensor in state)), *(value[index] for value in scalars))
+        return float((tau / held.unit[lane, : len(tau)]).log().mean())
 
 
 def _check_pack(configs: Sequence[Config]) -> None:

@@ -1,0 +1,38 @@
+"""Phase 2's plan: when verdicts are due, and which samples the next minibatch takes."""
+
+import torch
+from torch import Tensor
+
+from core.lane import Lane
+from core.samples import SampleBuffer
+
+#: Updates between two verdicts, and the fewest before the first.
+VERDICT_EVERY = 10
+#: One in so many samples of a minibatch is a cold start.
+_COLD_SHARE = 8
+
+
+def plan_replay(lane: Lane, buffer: SampleBuffer, index: int) -> None:
+    """Begin phase 2: the first verdict comes after one pass over the buffer, and not before 10 updates."""
+    lane.order = lane.order[:0]
+    one_pass = -(-buffer.count(index) // _replayed(lane, buffer, index))
+    lane.next_verdict = min(lane.config.replay_steps, max(VERDICT_EVERY, one_pass))
+
+
+def draw_minibatch(lane: Lane, buffer: SampleBuffer, index: int) -> Tensor:
+    """Return the buffer's places (n,) of the next minibatch: the next of a random order, then random cold starts."""
+    if not len(lane.order):
+        lane.order = torch.randperm(buffer.count(index), generator=lane.generator)
+    size = _replayed(lane, buffer, index)
+    places, lane.order = lane.order[:size] + buffer.offset, lane.order[size:]
+    cold = buffer.cold_count(index)
+    if cold:
+        count = max(1, len(places) // (_COLD_SHARE - 1))
+        places = torch.cat([places, torch.randint(cold, (count,), generator=lane.generator)])
+    return places
+
+
+def _replayed(lane: Lane, buffer: SampleBuffer, index: int) -> int:
+    """Replay samples of a full minibatch: an eighth is left to cold starts where there are any."""
+    size = lane.config.replay_batch_size
+    return max(1, size - size // _COLD_SHARE) if buffer.cold_count(index) else size

@@ -1,5 +1,6 @@
 """Ray Tune's callback: keeps checkpoints and the table of trials, and feeds the display."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,29 @@ class SearchCallback(NotInSnapshots, tune.Callback):
         """Write down a trial's end."""
         self._ended(number(trial))
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Say that a worker died or raised; Ray starts the trial again from its last checkpoint."""
+        self._progress.note(f"trial {number(trial)} goes on from its last checkpoint after: {_last_error(trial)}")
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Write down a trial's end."""
+        """End a trial whose worker died or raised once too often. (A scheduler hears of every death, not only this.)"""
+        self._study.fail(number(trial), (trial.last_result or {}).get(EPOCH, 0), _last_error(trial))
         self._ended(number(trial))
 
     def _ended(self, trial: int) -> None:
         self._running.discard(trial)
         records = self._study.records()
         best = self._study.best(SHOWN)
-        self._folder.drop_checkpoints(but=self._running | {record.number for record in best})
+        self._folder.drop_checkpoints(best={record.number for record in best}, running=self._running)
         self._folder.write_trials(records)
         self._progress.ended(records[trial], best[0] if best else None)
+
+
+def _last_error(trial: Trial) -> str:
+    """Return the exception of a trial's last failure, on one line. Ray's file holds all of them with tracebacks."""
+    if not trial.error_file:
+        return "unknown error"
+    last = Path(trial.error_file).read_text(encoding="utf-8").split("Failure # ")[-1]
+    lines = [line for line in last.splitlines()[1:] if line.strip()]
+    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return (raised[-1] if raised else lines[0] if lines else "unknown error").strip()

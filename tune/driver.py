@@ -26,8 +26,10 @@ def run_trials(
 ) -> None:
     """Run trials until the study has as many as its space says, or until SIGINT. ``storage`` is for Ray's own files."""
     share = study.space.resources
+    trainable = tune.with_parameters(TimeStepTraining, curves=curves)
+    trainable.__qualname__ = TimeStepTraining.__qualname__  # Ray's dashboard would show `_Inner`
     tuner = tune.Tuner(
-        tune.with_parameters(TimeStepTraining, curves=curves),
+        trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(study, {"CPU": share.cpu} | ({"GPU": share.gpu} if share.gpu else {})),
             scheduler=StudyScheduler(study),

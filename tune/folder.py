@@ -17,6 +17,8 @@ from tune.study import TrialRecord
 
 #: So many of the best trials keep their checkpoints, and are shown in the table at the end.
 SHOWN = 5
+#: Files of a checkpoint: what a simulation needs, and what training needs to go on.
+MODEL_FILE, STATE_FILE = "model.pt", "state.pt"
 _COLUMNS = ("number", "state", "reason", "seed", "epochs")
 
 
@@ -59,17 +61,17 @@ class SearchFolder:
         """Copy a trial's newest checkpoint into the results."""
         target = self.checkpoint(number)
         target.mkdir(parents=True, exist_ok=True)
-        for file in source.iterdir():
-            if file.suffix == ".pt":
-                shutil.copyfile(file, target / f"{file.name}.part")
-                (target / f"{file.name}.part").replace(target / file.name)
+        for name in (STATE_FILE, MODEL_FILE):
+            _copy(source / name, target / name)
 
-    def drop_checkpoints(self, but: Collection[int]) -> None:
-        """Remove the checkpoints of all trials but some."""
-        names = {self.checkpoint(number).name for number in but}
+    def drop_checkpoints(self, best: Collection[int], running: Collection[int]) -> None:
+        """Remove what is not needed: the best trials keep their models, running ones all they need to go on."""
         for folder in (self.path / "checkpoints").glob("*"):
-            if folder.name not in names:
-                shutil.rmtree(folder, ignore_errors=True)
+            number = int(folder.name)
+            if number not in running:
+                (folder / STATE_FILE).unlink(missing_ok=True)
+                if number not in best:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def write_trials(self, records: Sequence[TrialRecord]) -> None:
         """Write trials.csv: one row for each trial."""
@@ -90,9 +92,8 @@ class SearchFolder:
         """Write best/: the model, its settings and its scores. Return the model's path."""
         folder = self.path / "best"
         folder.mkdir(exist_ok=True)
-        model = folder / "model.pt"
-        shutil.copyfile(self.checkpoint(best.number) / "model.pt", folder / "model.pt.part")
-        (folder / "model.pt.part").replace(model)
+        model = folder / MODEL_FILE
+        _copy(self.checkpoint(best.number) / MODEL_FILE, model)
         self._write("best/config.toml", to_toml(config))
         scores = {key: value if math.isfinite(value) else None for key, value in best.scores.items()}
         self._write("best/metrics.json", json.dumps({"trial": best.number, "epochs": best.epochs, **scores}, indent=2))
@@ -102,6 +103,12 @@ class SearchFolder:
         part = self.path / f"{name}.part"
         part.write_text(text, encoding="utf-8")
         part.replace(self.path / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f"{target.name}.part")
+    shutil.copyfile(source, part)
+    part.replace(target)
 
 
 def to_toml(config: Config) -> str:

@@ -4,9 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from tune.parameters import as_text
@@ -23,12 +24,12 @@ class Progress:
     def __init__(self, space: Space, console: Console) -> None:
         self._space = space
         self._console = console
-        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
         self._start = time.monotonic()
         self._running: dict[int, int] = {}
         self._ended: Counter[str] = Counter()
         self._ended_epochs = 0
         self._best: TrialRecord | None = None
+        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -49,12 +50,15 @@ class Progress:
         self._ended_epochs += record.epochs
         self._best = best
         result = f" ({record.reason})" if record.reason else f", {self._score(record)}" if record.scores else ""
-        line = f"[{clock(time.monotonic() - self._start)}] trial {record.number} {WORDS[record.state]}{result}"
-        if self._console.is_terminal:
-            if record.reason:
-                self._console.print(Text(line))
-        else:
-            print(f"{line} | {self._counts()} | best: {self._best_so_far()} | {self._time_left()}", flush=True)
+        text = f"trial {record.number} {WORDS[record.state]}{result}"
+        if not self._console.is_terminal:
+            self.note(f"{text} | {self._counts()} | best: {self._best_so_far()} | {self._time_left()}")
+        elif record.reason:
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        print(f"[{clock(time.monotonic() - self._start)}] {text}", flush=True)
 
     def _counts(self) -> str:
         counts = {"COMPLETE": 0, "RUNNING": len(self._running), "PRUNED": 0, "FAIL": 0} | self._ended
@@ -63,7 +67,7 @@ class Progress:
 
     def _score(self, record: TrialRecord) -> str:
         objective = self._space.objective
-        return f"{objective} {record.scores[objective]:.3g}, rel_dE {record.scores['rel_dE']:.2g}"
+        return f"{objective} {record.scores[objective]:.3f}, rel_dE {record.scores['rel_dE']:.1e}"
 
     def _best_so_far(self) -> str:
         if self._best is None:
@@ -80,17 +84,18 @@ class Progress:
         pace = (time.monotonic() - self._start) / max(self._ended_epochs + sum(self._running.values()), 1)
         return f"about {clock(left * pace)} left"
 
-    def _view(self) -> Group:
+    def _view(self) -> Table:
         spent = clock(time.monotonic() - self._start)
         running = ", ".join(f"{number} (epoch {epoch})" for number, epoch in sorted(self._running.items()))
         lines = [f"trials: {self._counts()}", f"now: {running or 'starting'}", f"best: {self._best_so_far()}"]
         if self._best is not None:
             lines.append(f"      {describe(self._best.parameters)}")
-        return Group(
-            Text(f"{spent} passed, {self._time_left()}"),
-            ProgressBar(total=self._space.trials, completed=self._ended.total()),
-            *(Text(line, overflow="ellipsis", no_wrap=True) for line in lines),
-        )
+        view = Table.grid(expand=True)
+        view.add_row(f"{spent} passed, {self._time_left()}")
+        view.add_row(ProgressBar(total=self._space.trials, completed=self._ended.total()))
+        for line in lines:
+            view.add_row(Text(line, overflow="ellipsis", no_wrap=True))
+        return view
 
 
 def clock(seconds: float) -> str:

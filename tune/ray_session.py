@@ -63,7 +63,7 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
             address="local",
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
-            logging_level=logging.ERROR,
+            logging_level=logging.CRITICAL,
             log_to_driver=False,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(folder),

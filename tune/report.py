@@ -13,7 +13,13 @@ from tune.progress import WORDS, describe
 from tune.space import Space
 from tune.study import SearchStudy, TrialRecord
 
-_COLUMNS = ("work_gain", "rel_dE", "steps_per_orbit", "convergence_rate", "failed_orbits")
+_COLUMNS = {
+    "work_gain": ".3f",
+    "rel_dE": ".1e",
+    "steps_per_orbit": ".0f",
+    "convergence_rate": ".2f",
+    "failed_orbits": ".0f",
+}
 #: Narrower than this a table cannot be read; what is not a terminal has no width of its own.
 _NARROWEST = 120
 
@@ -26,8 +32,8 @@ def print_question(space: Space, file: object) -> None:
     for index, (key, parameter) in enumerate(space.parameters.items()):
         _line("" if index else "parameters", f"{key:{width}}  {_domains(parameter)}")
     every = space.example().evaluate_every
-    scored = f"scored every {every} epochs" if every else "scored at the end"
-    _line("trials", f"{space.trials} of {space.epochs} epochs, {scored}; early stopping: {space.scheduler.name}")
+    scored = f"after every {every} epochs" if every > 1 else "after every epoch" if every else "at the end"
+    _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
     _line("sampler", f"{space.sampler.name}, seed {space.seed}")
     _line("best", f"the highest {space.objective} with rel_dE <= {space.max_rel_dE:g}")
 
@@ -77,7 +83,7 @@ def _print_table(best: list[TrialRecord]) -> None:
         table.add_column(column, justify="right")
     table.add_column("parameters", overflow="fold")
     for record in best:
-        scores = [f"{record.scores[key]:.3g}" if key in record.scores else "" for key in _COLUMNS]
+        scores = [format(record.scores[key], style) for key, style in _COLUMNS.items()]
         table.add_row(str(record.number), *scores, describe(record.parameters))
     print()
     console.print(table)

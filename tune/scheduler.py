@@ -38,13 +38,6 @@ class StudyScheduler(NotInSnapshots, FIFOScheduler):
             self._study.report(number(trial), result[EPOCH], scores)
         self._study.finish(number(trial), result[EPOCH])
 
-    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        """End a trial whose worker died or raised once too often."""
-        lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
-        self._study.fail(
-            number(trial), (trial.last_result or {}).get(EPOCH, 0), lines[-1] if lines else "unknown error"
-        )
-
 
 def number(trial: Trial) -> int:
     """The trial's number in the study."""

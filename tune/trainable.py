@@ -12,11 +12,10 @@ from core.checkpoint import load_state, save_model, save_state
 from core.config import Config
 from core.evaluation import ReferenceCurves, evaluate
 from core.trainer import Trainer, TrainingFailed
+from tune.folder import MODEL_FILE, STATE_FILE
 
 #: Keys of a result. Without scores it only shows that the trial is alive.
 EPOCH, SCORES, FAILED = "epoch", "scores", "failed"
-#: Files of a checkpoint: what a simulation needs, and what training needs to go on.
-MODEL_FILE, STATE_FILE = "model.pt", "state.pt"
 
 #: Seconds after which a step reports that it is alive. Scores do not depend on it.
 _SLICE = 1.0

@@ -43,7 +43,7 @@ class TidalField:
         towards = self.position - position
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
         at_origin = self.position / torch.linalg.vector_norm(self.position).pow(3)
-        return self.mass * (towards * (inverse * inverse * inverse) - at_origin)
+        return (towards * (inverse * inverse * inverse) - at_origin) * self.mass
 
     def jerk(self, position: Tensor, velocity: Tensor) -> Tensor:
         """Derivative of the acceleration along ``velocity``, both (..., N, D)."""
@@ -51,7 +51,7 @@ class TidalField:
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
         inverse2 = inverse * inverse
         along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse2
-        return self.mass * (inverse2 * inverse) * (along * towards - velocity)
+        return (along * towards - velocity) * (inverse2 * inverse) * self.mass
 
     def potential(self, position: Tensor) -> Tensor:
         """Potential per unit mass (..., N) at ``position`` (..., N, D)."""

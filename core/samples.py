@@ -55,7 +55,8 @@ class SampleShape(NamedTuple):
         """Split packed rows (L, B, W) into samples (views)."""
         vector = self.bodies * self.dim
         parts = torch.split(packed, [self.inputs, vector, vector, vector, self.bodies, 3], -1)
-        position, velocity, acceleration = (part.reshape(*part.shape[:-1], self.bodies, self.dim) for part in parts[1:4])
+        shape = (*packed.shape[:-1], self.bodies, self.dim)
+        position, velocity, acceleration = (part.reshape(shape) for part in parts[1:4])
         state = State(position, velocity, acceleration, parts[4])
         energy, scale, unit = parts[5].unbind(-1)
         return Samples(parts[0], state, energy, scale, unit)

@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Eccentricity = Annotated[float, Field(ge=0, lt=1)]
 FeatureType = Literal["basic", "rich", "delta_mag"]
 
@@ -80,7 +81,7 @@ class Config(BaseModel):
     vel_scale: Positive = Field(1.0, description="velocity scale of random initial conditions")
     softening: NonNegative = Field(0.0, description="Plummer softening length")
     external_field_mass: Positive | None = Field(None, description="mass of the external point mass")
-    external_field_position: tuple[float, ...] | None = Field(None, description="its position, dim numbers")
+    external_field_position: tuple[Finite, ...] | None = Field(None, description="its position, dim numbers")
     # orbits
     num_orbits: Count = Field(8, description="systems trained together")
     stop_at_period: bool = Field(False, description="an orbit's collection ends with its period")
@@ -95,7 +96,7 @@ class Config(BaseModel):
     # device
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the tensors live")
     dtype: Literal["float32", "float64"] = Field("float64", description="precision of states and weights")
-    seed: CountOrZero | None = Field(None, description="random seed; None draws one")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(None, description="random seed; None draws one")
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,13 @@ class SearchFolder:
 
     @classmethod
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
-        """Choose a folder that does not exist; it is made by :meth:`create`."""
+        """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The value of `--results` is {results}, but must be a folder ({error.strerror})."
+            ) from None
         base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         path, number = base, 1
         while path.exists():
@@ -41,11 +47,9 @@ class SearchFolder:
     def create(self, space: Space) -> None:
         """Make the folder, with the space as it is searched."""
         try:
-            self.path.mkdir(parents=True)
+            self.path.mkdir()
         except OSError as error:
-            raise UserError(
-                f"The results folder {self.path} cannot be made ({error.strerror}); choose another with --results."
-            ) from None
+            raise UserError(f"The results folder {self.path} cannot be made ({error.strerror}); try again.") from None
         self._write("space.yaml", space.to_yaml())
 
     @property

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -21,8 +22,8 @@ _ALL_FAILED, _INTERRUPTED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
     with exit_on_user_error("tune.search"):
+        options = _parser().parse_args(arguments)
         file = find_space(options.space)
         space = load_space(file).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
@@ -97,8 +98,13 @@ def conclude(study: SearchStudy, folder: SearchFolder) -> int:
     return 0 if best else _ALL_FAILED
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the options")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tune.search", description="Search for hyperparameters.")
+    parser = _Parser(prog="python -m tune.search", description="Search for hyperparameters.")
     parser.add_argument("--space", required=True, help="a YAML file, or the name of a shipped space (history, quick)")
     parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
     parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")

@@ -1,0 +1,172 @@
+"""Spaces: what can be said, and that what cannot be is refused with file, key, value and a fix."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from core.errors import UserError
+from tune.space import Space, find_space, load_space
+from tune.yaml_file import read_mapping
+
+
+def draw(space: Space, trial: optuna.Trial) -> dict[str, Any]:
+    drawn: dict[str, Any] = {}
+    for key, parameter in space.draw_order:
+        suffix, domain = parameter.domain_given(drawn)
+        drawn[key] = parameter.suggest(trial, key + suffix, domain)
+    return drawn
+
+
+def test_shipped_spaces_ask_a_question_and_every_draw_makes_a_config() -> None:
+    names = [entry.name for entry in files("search_spaces").iterdir() if entry.name.endswith(".yaml")]
+    assert {"history.yaml", "quick.yaml"} <= set(names)
+    for name in names:
+        space = load_space(find_space(name))
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+        for _ in range(100):
+            config = space.config(draw(space, study.ask()))
+            assert config.bounds_relative
+            assert not (config.feature_type == "delta_mag" and config.history_len == 0)
+
+
+def test_history_and_quick_ask_the_same_question() -> None:
+    history, quick = load_space(find_space("history")), load_space(find_space("quick"))
+    assert history.question == quick.question
+    assert history.parameters == quick.parameters
+    assert history.trials >= 24
+    assert history.max_rel_dE == 5e-3
+
+
+def test_a_conditional_range_has_its_own_name_in_optuna(tiny_space: Space) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(30):
+        trial = study.ask()
+        drawn = draw(tiny_space, trial)
+        special = drawn["feature_type"] == "delta_mag"
+        name = "history_len.delta_mag" if special else "history_len"
+        assert set(trial.params) == {"energy_threshold", "feature_type", "lr", name}
+        assert trial.params[name] == drawn["history_len"] >= (1 if special else 0)
+
+
+def test_a_choice_may_be_a_list(write_space: Callable[..., Path]) -> None:
+    def change(values: dict[str, Any]) -> None:
+        del values["fixed"]["hidden_dims"]
+        values["parameters"]["hidden_dims"] = {"choice": [[8], [8, 8]]}
+
+    space = load_space(write_space(change))
+    trial = optuna.create_study().ask()
+    assert space.config(draw(space, trial)).hidden_dims in ((8,), (8, 8))
+    assert trial.params["hidden_dims"] in ("[8]", "[8, 8]")
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.yaml"
+    file.write_text("a: [1e-4, 1E3, -2e+1, .5e1, 1.5e3, 1e-4s, e4]")
+    assert read_mapping(file)["a"] == [1e-4, 1e3, -20.0, 5.0, 1500.0, "1e-4s", "e4"]
+
+
+def test_the_resolved_space_reads_back_as_itself(tiny_space: Space, tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(tiny_space.to_yaml())
+    assert load_space(file) == tiny_space
+
+
+def test_an_existing_file_wins_over_a_shipped_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = str(files("search_spaces") / "history.yaml")
+    assert [str(find_space(name)) for name in ("history", "history.yaml", "spaces/history.yaml")] == [shipped] * 3
+    Path("spaces").mkdir()
+    Path("spaces/history.yaml").write_text("")
+    assert str(find_space("spaces/history.yaml")) == str(tmp_path / "spaces/history.yaml")
+    with pytest.raises(UserError, match=r"no such file.*history, quick; did you mean `history`"):
+        find_space("elsewhere/histroy.yaml")
+
+
+def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    """Set one entry of a space; a value of None removes it."""
+
+    def change(values: dict[str, Any]) -> None:
+        *parents, last = path.split("/")
+        for parent in parents:
+            values = values[parent]
+        if value is None:
+            del values[last]
+        else:
+            values[last] = value
+
+    return change
+
+
+BAD = {
+    "unknown key": (at("trails", 3), "`trails` is unknown; did you mean `trials`?"),
+    "missing key": (at("question", None), "`question` is missing"),
+    "unknown parameter": (at("parameters/lrr", {"float": [1, 2]}), "`parameters.lrr` is unknown; did you mean `lr`?"),
+    "unknown fixed key": (at("fixed/epoch", 3), "`fixed.epoch` is unknown; did you mean `epochs`?"),
+    "key of a later version": (at("fixed/momentum", 0.9), "`fixed.momentum` is not available yet"),
+    "unknown key of a parameter": (
+        at("parameters/lr/lgo", True),
+        "`parameters.lr.lgo` is unknown; did you mean `log`?",
+    ),
+    "quantised range": (at("parameters/lr/step", 0.1), "`parameters.lr.step` is unknown; must be one of"),
+    "no kind": (at("parameters/lr", {"log": True}), "`parameters.lr` is .*must have one of the keys `float:"),
+    "two kinds": (at("parameters/lr/int", [1, 2]), "must have one of the keys"),
+    "empty range": (at("parameters/history_len/int", [3, 0]), r"\[3, 0\] must be \[low, high\].*empty"),
+    "empty conditional range": (at("parameters/history_len/when/feature_type/delta_mag", [3, 1]), "empty"),
+    "one bound": (at("parameters/lr/float", [1e-3]), r"`parameters.lr`: \[0.001\] must be \[low, high\], two numbers"),
+    "fractional int": (at("parameters/history_len/int", [0, 2.5]), "two whole numbers"),
+    "log from zero": (at("parameters/lr/float", [0, 1e-2]), "above 0 with `log: true`"),
+    "infinite range": (at("parameters/lr/float", [1e-3, float("inf")]), "two numbers"),
+    "choice twice": (at("parameters/feature_type/choice", ["rich", "rich"]), "different values"),
+    "when of nothing": (at("parameters/history_len/when", {"lr": {1: [0, 1]}}), "must name a choice parameter"),
+    "when of no choice": (at("parameters/history_len/when/feature_type/plain", [0, 1]), "choices of feature_type only"),
+    "delta_mag without history": (
+        at("parameters/history_len/when", None),
+        "`history_len` is 0, but feature_type delta_mag needs history_len >= 1.*`when`",
+    ),
+    "E_upper above the threshold": (at("fixed/E_upper", 1.5), "`E_upper` is 1.5, but must be <= 1"),
+    "out of range": (at("fixed/dropout", 1.5), "`dropout` is 1.5, but must be less than 1"),
+    "both searched and fixed": (at("fixed/lr", 1e-3), "`lr` is both under `parameters` and under `fixed`"),
+    "another system": (at("parameters/e_max", {"float": [0.7, 0.9]}), "`e_max` cannot be under `parameters`"),
+    "seed among the fixed": (at("fixed/seed", 1), "`seed` cannot be under `fixed`"),
+    "no trials": (at("trials", 0), "`trials` is 0, but must be greater than or equal to 1"),
+    "unknown scheduler": (at("scheduler/name", "asah"), "`scheduler.name` is asah, but must be one of 'asha', 'none'"),
+    "unknown scheduler option": (at("scheduler/grace", 1), "`scheduler.grace` is unknown; must be one of"),
+    "asha without scores on the way": (at("fixed/evaluate_every", 0), "`fixed.evaluate_every` is 0, but must be"),
+    "group without multivariate": (at("sampler/multivariate", False), "`group` is true, but multivariate is false"),
+    "unknown objective": (at("objective", "speed"), "`objective` is speed, but must be 'work_gain' or"),
+    "gpu on the cpu": (at("fixed/device", "cpu"), "`fixed.device` is cpu, but `resources.gpu` is 0.25"),
+    "a gpu and a half": (at("resources/gpu", 1.5), "`resources.gpu` is 1.5, but must be a whole number or a share"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., Path]) -> None:
+    change, message = BAD[case]
+    file = write_space(change)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_space(file)
+    assert str(refusal.value).startswith(f"{file}: ")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"parameters: [1, 2", "line 1: not valid YAML"),
+        (b"a: 1\nb: {c: 2}\na: 3\n", "line 3: not valid YAML: the key `a` is given twice"),
+        (b"", "must be a mapping"),
+        (b"- 1", "must be a mapping"),
+        (b"a: !!python/object/apply:os.getcwd []", "line 1: not valid YAML: could not determine a constructor"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+    ],
+)
+def test_broken_yaml_is_refused_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as refusal:
+        load_space(file)
+    assert "\n" not in str(refusal.value)

@@ -116,7 +116,8 @@ def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[st
     moments = {key: torch.zeros_like(held.parameter) for key in ("exp_avg", "exp_avg_sq")}
     for key, moment in moments.items():
         _fill(path, network.named(moment, lane), content["optimizer"][key])
-    held.optimizer.state[held.parameter] = {"step": content["optimizer"]["step"].clone(), **moments}
+    step = content["optimizer"]["step"].to(held.parameter.device)
+    held.optimizer.state[held.parameter] = {"step": step.clone(), **moments}
     held.generator.set_state(content["generator"])
     held.train_ic = State(**content["train_ic"])
     held.logs = content["logs"]

@@ -25,8 +25,11 @@ HELD_OUT = {"validation": (32, 2**40 + 1), "test": (128, 2**40 + 2)}
 CURVE_EPS = np.geomspace(0.3, 3e-4, 19)
 #: Errors are cut here, so that a score of a run that blew up is still a number.
 _LARGEST_ERROR = 1e3
-#: A failed orbit's gain is this times the share of time that it completed.
+#: A failed orbit's gain is this times the share of time that it completed, and not below the least.
 _FAILED_GAIN = 0.01
+_LEAST_GAIN = 1e-6
+#: Periods that a run which never moved is said to have completed: its cost is still a number.
+_LEAST_TIME = 1e-3
 #: Goes into the cache's key: change it with anything that changes a curve.
 _CURVE_VERSION = 1
 
@@ -106,7 +109,7 @@ def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> d
     Plain names are for the first of ``eval_periods``; further horizons end in ``_<periods>``.
 
     - ``rel_dE``: median over orbits of max_t |E(t) - E(0)| / |E(0)|
-    - ``steps_per_orbit``: force evaluations per period, mean over orbits
+    - ``steps_per_orbit``: force evaluations per period, over all orbits
     - ``work_gain``: geometric mean over orbits of the dynamical criterion's force evaluations at
       the same error over the criterion's own
     - ``violations``: share of steps whose own rel_dE exceeds energy_threshold
@@ -129,20 +132,20 @@ def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> d
     scores: dict[str, float] = {}
     for horizon, record in zip(horizons, outcome.records, strict=True):
         failed = record.failed.cpu().numpy()
-        completed = np.clip((record.time / period).cpu().numpy(), 1e-12, None)
+        completed = (record.time / period).cpu().numpy()
         error = record.max_rel_dE.double().cpu().numpy()
         error = np.where(np.isfinite(error), np.minimum(error, _LARGEST_ERROR), _LARGEST_ERROR)
-        cost = record.force_evaluations.cpu().numpy() / completed
+        spent = record.force_evaluations.cpu().numpy()
         gain = np.where(
             failed,
             _FAILED_GAIN * np.minimum(completed / horizon, 1),
-            curves.evaluations_at(error, horizon) / cost,
+            curves.evaluations_at(error, horizon) * completed / spent,
         )
         suffix = "" if horizon == horizons[0] else f"_{horizon}"
         scores |= {
             f"rel_dE{suffix}": float(np.median(error)),
-            f"steps_per_orbit{suffix}": float(cost.mean()),
-            f"work_gain{suffix}": float(np.exp(np.log(gain).mean())),
+            f"steps_per_orbit{suffix}": float(spent.sum() / max(completed.sum(), _LEAST_TIME)),
+            f"work_gain{suffix}": float(np.exp(np.log(np.maximum(gain, _LEAST_GAIN)).mean())),
             f"violations{suffix}": float(record.violations.sum() / record.steps.sum()),
             f"failed_orbits{suffix}": int(failed.sum()),
         }

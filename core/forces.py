@@ -42,22 +42,21 @@ class TidalField:
         """Acceleration (..., N, D) at ``position`` (..., N, D)."""
         towards = self.position - position
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
-        at_origin = self.position / torch.linalg.vector_norm(self.position).pow(3)
-        return (towards * (inverse * inverse * inverse) - at_origin) * self.mass
+        distance: Tensor = torch.linalg.vector_norm(self.position)
+        return self.mass * (towards * inverse.pow(3) - self.position / distance.pow(3))
 
     def jerk(self, position: Tensor, velocity: Tensor) -> Tensor:
         """Derivative of the acceleration along ``velocity``, both (..., N, D)."""
         towards = self.position - position
         inverse = torch.rsqrt((towards * towards).sum(-1, keepdim=True))
-        inverse2 = inverse * inverse
-        along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse2
-        return (along * towards - velocity) * (inverse2 * inverse) * self.mass
+        along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse.pow(2)
+        return self.mass * inverse.pow(3) * (along * towards - velocity)
 
     def potential(self, position: Tensor) -> Tensor:
         """Potential per unit mass (..., N) at ``position`` (..., N, D)."""
-        distance = torch.linalg.vector_norm(self.position)
-        inverse = torch.rsqrt(((self.position - position) ** 2).sum(-1))
-        return -self.mass * (inverse - 1 / distance - position @ self.position / distance**3)
+        distance: Tensor = torch.linalg.vector_norm(self.position)
+        inverse = torch.rsqrt((self.position - position).square().sum(-1))
+        return -self.mass * (inverse - 1 / distance - position @ self.position / distance.pow(3))
 
 
 @dataclass(frozen=True)

@@ -288,11 +288,9 @@ class Trainer:
             timid += int((error < self._lower[chosen.where]).sum())
         record = lane.record
         record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
-        record.converged = (
-            below == len(rows) and record.timid_share <= lane.config.timid_fraction and not record.stuck_orbits
-        )
-        lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
         passed = below == len(rows) and record.timid_share <= lane.config.timid_fraction
+        record.converged = passed and not record.stuck_orbits
+        lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
         return passed or record.replay_updates >= lane.config.replay_steps
 
     # Both ------------------------------------------------------------------------------------------

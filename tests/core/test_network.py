@@ -105,6 +105,27 @@ def test_lane_does_not_depend_on_its_neighbours(widths, rows):
             assert torch.equal(single_gradients[name], tensor), name
 
 
+@pytest.mark.parametrize("widths", [[11, 66], [66, 11, 44, 23]])
+def test_update_of_a_lane_does_not_depend_on_its_neighbours(widths):
+    """A fused optimizer works in blocks of numbers: where a lane's weights stand in its row must not matter."""
+
+    def trained(network: FullyConnectedNN, lane: int, inputs: Tensor) -> dict[str, Tensor]:
+        parameter = torch.nn.Parameter(network.flat[lane])
+        optimizer = torch.optim.Adam([parameter], lr=0.01, weight_decay=0.01, fused=True)
+        for _ in range(20):
+            parameter.grad = gradients_of(network, inputs, network(inputs))[lane]
+            optimizer.step()
+        return network.named(network.flat[lane], lane)
+
+    inputs = inputs_of(widths, 8)
+    for lane, width in enumerate(widths):
+        packed, alone = network_of(widths, hidden=(7, 13, 3)), network_of([width], hidden=(7, 13, 3))
+        together = trained(packed, lane, packed.pad(inputs))
+        single = trained(alone, 0, alone.pad(inputs[lane : lane + 1, :, :width]))
+        for name, tensor in single.items():
+            assert torch.equal(together[name], tensor), name
+
+
 def test_row_does_not_depend_on_the_number_of_rows():
     network = network_of([33])
     many = network(network.pad(inputs_of([33], 64)))

@@ -18,6 +18,8 @@ _ALIGNMENT = 16
 #: Batches have a multiple of so many rows, and first layers of inputs: with other sizes a matrix
 #: product rounds differently as neighbours come and go (docs/decisions.md).
 _BLOCK = 8
+#: Below so many multiplications a lane, torch takes another routine for a product, which rounds differently.
+_SMALLEST_PRODUCT = 400
 #: The network's two outputs; the first is the step.
 OUTPUTS = 2
 
@@ -63,6 +65,8 @@ class FullyConnectedNN:
             bias = offset + _multiple(fan_in * fan_out, _ALIGNMENT)
             self.spans.append((offset, bias, fan_in, fan_out))
             offset = bias + _multiple(fan_out, _ALIGNMENT)
+        narrowest = min(fan_in * fan_out for _, _, fan_in, fan_out in self.spans)
+        self._fewest_rows = _multiple(-(-_SMALLEST_PRODUCT // narrowest), _BLOCK)
         self.flat = torch.zeros(len(self.input_widths), offset, dtype=dtype, device=device)
         self.layers = self.views(self.flat)
 
@@ -93,10 +97,14 @@ class FullyConnectedNN:
                 target.copy_(bound * (2 * uniform - 1))
         self.layers[-1][1][lane] += output_bias
 
+    def padded_rows(self, batch: int) -> int:
+        """Rows that a batch is filled up to: a multiple of 8, and enough for products of the usual kind."""
+        return max(_multiple(batch, _BLOCK), self._fewest_rows)
+
     def pad(self, inputs: Tensor) -> Tensor:
-        """Fill inputs (L, B, F) with zeros to the width of the first layer and a multiple of 8 rows."""
+        """Fill inputs (L, B, F) with zeros to the width of the first layer and to :meth:`padded_rows`."""
         rows, width = inputs.shape[1:]
-        return torch.nn.functional.pad(inputs, (0, self.dims[0] - width, 0, _multiple(rows, _BLOCK) - rows))
+        return torch.nn.functional.pad(inputs, (0, self.dims[0] - width, 0, self.padded_rows(rows) - rows))
 
     def __call__(self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Map inputs (L, B, F) to outputs (L, B, 2), without dropout and without keeping anything."""
@@ -129,7 +137,7 @@ class FullyConnectedNN:
         """
         keep = 1 - dropout
         lanes, batch = included.shape
-        rows = _multiple(batch, _BLOCK)
+        rows = self.padded_rows(batch)
         own = (included * torch.arange(1, batch + 1, device=included.device)).amax(-1).tolist()
         masks = [torch.zeros(lanes, rows, width, dtype=self.flat.dtype) for width in self.dims[1:-1]]
         for lane, (count, generator) in enumerate(zip(own, generators, strict=True)):

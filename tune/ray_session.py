@@ -56,8 +56,9 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
     root = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="tune-", dir=root if len(root) <= _LONGEST_ROOT else "/tmp"))
     _guard_token()
-    # Tune ends a run in good order on SIGINT only.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    before = signal.getsignal(signal.SIGTERM)
+    environment = os.environ.copy()
+    os.environ["TMPDIR"] = str(folder)  # what libraries drop in the workers goes with the rest
     try:
         context = ray.init(
             address="local",
@@ -70,12 +71,16 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
             _system_config={"enable_metrics_collection": False},
         )
         _guard_token()
+        # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
         yield RaySession(resources.get("CPU", 0), resources.get("GPU", 0), url, folder / "tune")
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, before)
+        os.environ.clear()
+        os.environ.update(environment)
         _remove(folder)
 
 

@@ -2,8 +2,10 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -11,24 +13,47 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 
-def start_search(*arguments: object, folder: Path) -> "subprocess.Popen[str]":
+def start_search(*arguments: object, folder: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start `python -m tune.search` in a folder, its output piped, RAY_ADDRESS pointing to nowhere."""
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
     return subprocess.Popen(
         [sys.executable, "-m", "tune.search", *map(str, arguments)],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def run_search(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
+def run_search(*arguments: object, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run a search to its end."""
-    process = start_search(*arguments, folder=folder)
-    output, errors = process.communicate(timeout=120)
+    return finish(start_search(*arguments, folder=folder, **environment))
+
+
+def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
+    """Wait for a search."""
+    output, errors = process.communicate(timeout=180)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str) -> None:
+    """Wait until a search has written a file."""
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, "".join(process.communicate())
+        time.sleep(0.05)
+
+
+def kill_workers(process: "subprocess.Popen[str]") -> None:
+    """Kill the processes of one search that train."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in table.splitlines()]
+    family = {str(process.pid)}
+    for _ in range(3):  # search, raylet, worker
+        family |= {pid for pid, parent, *_ in rows if parent in family}
+    found = [pid for pid, _, *args in rows if pid in family and "TimeStepTraining" in "".join(args)]
+    assert found
+    for pid in found:
+        os.kill(int(pid), signal.SIGKILL)
 
 
 def only_results(folder: Path) -> Path:

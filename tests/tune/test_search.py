@@ -1,0 +1,255 @@
+"""Whole searches as a user runs them: what they print, leave behind, and survive."""
+
+import json
+import shutil
+import signal
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.checkpoint import load_model
+from core.config import Config
+from core.errors import UserError
+from tests.tune.conftest import load_values
+from tests.tune.searches import (
+    finish,
+    kill_workers,
+    load_study,
+    only_results,
+    run_search,
+    start_search,
+    trials_table,
+    wait_for_file,
+)
+from tune.ray_session import RaySession
+from tune.search import fit_to_machine
+from tune.space import Space, load_space
+
+
+@dataclass(frozen=True)
+class Finished:
+    folder: Path
+    results: Path
+    temporary: Path
+    lines: list[str]
+    errors: str
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
+    """One search, run to its end with a home, a temporary folder and a results folder of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(load_values(), sort_keys=False))
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # a short name: Ray's sockets lie below it
+    cache = folder / "cache"
+    run = run_search(
+        *("--space", "tiny.yaml", "--max-concurrent", 2),
+        folder=folder,
+        HOME=str(folder),
+        TMPDIR=str(temporary),
+        XDG_CACHE_HOME=str(cache),
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    yield Finished(folder, only_results(folder), temporary, run.stdout.splitlines(), run.stderr)
+    shutil.rmtree(temporary)
+
+
+def test_the_plan_comes_first_and_the_simulate_command_last(finished: Finished) -> None:
+    plan = dict(line.split(maxsplit=1) for line in finished.lines[: finished.lines.index("")] if line[0] != " ")
+    assert plan["space"] == str(finished.folder / "tiny.yaml")
+    assert plan["question"] == "Does the search work?"
+    assert plan["trials"] == "6 of 4 epochs, scored after every epoch; early stopping: asha"
+    assert plan["results"] == f"results/{finished.results.name}"
+    assert plan["dashboard"].startswith("http://127.0.0.1:")
+    assert "1 CPU a trial" in plan["resources"]
+    model = f"results/{finished.results.name}/best/model.pt"
+    assert finished.lines[-2] == f"best model  {model}"
+    assert finished.lines[-1] == (
+        f"simulate    python run/runner.py simulate --model-path {model} --num-orbits 8 --multi-orbit-sim --Nperiod 10"
+    )
+
+
+def test_progress_is_plain_lines_and_nothing_else_is_printed(finished: Finished) -> None:
+    assert finished.errors == ""
+    lines = [line for line in finished.lines if line.startswith("[")]
+    assert len(lines) == 6
+    assert all(" running, " in line and "of 6 | best: " in line and " left" in line for line in lines)
+    assert "0 running" in lines[-1]
+
+
+def test_every_trial_is_in_the_study_once_as_optuna_means_it(finished: Finished) -> None:
+    study = load_study(finished.results)
+    rows = trials_table(finished.folder)
+    assert [trial.number for trial in study.trials] == [int(row["number"]) for row in rows] == list(range(6))
+    for trial, row in zip(study.trials, rows, strict=True):
+        assert trial.state.name == row["state"]
+        assert list(trial.intermediate_values) == list(range(1, int(row["epochs"]) + 1))
+        assert (trial.state.name == "COMPLETE") == (int(row["epochs"]) == 4)
+        assert trial.params["lr"] == float(row["lr"])
+        name = "history_len.delta_mag" if row["feature_type"] == "delta_mag" else "history_len"
+        assert trial.params[name] == int(row["history_len"])
+        assert (trial.constraints["max_rel_dE"] <= 0) == (float(row["rel_dE"]) <= 5e-3)
+        if trial.state.name == "COMPLETE":
+            assert trial.value == float(row["work_gain"])
+    assert {"COMPLETE", "PRUNED"} == {row["state"] for row in rows}
+
+
+def test_best_is_the_first_of_the_table_and_can_be_loaded(finished: Finished) -> None:
+    best = finished.results / "best"
+    metrics = json.loads((best / "metrics.json").read_text())
+    header = next(index for index, line in enumerate(finished.lines) if line.startswith("trial  work_gain"))
+    assert finished.lines[header + 1].split()[0] == str(metrics["trial"])
+    row = trials_table(finished.folder)[metrics["trial"]]
+    within = [
+        row for row in trials_table(finished.folder) if row["state"] == "COMPLETE" and float(row["rel_dE"]) <= 5e-3
+    ]
+    assert float(row["work_gain"]) == max(float(row["work_gain"]) for row in within)
+    for key in ("work_gain", "rel_dE", "steps_per_orbit", "convergence_rate", "failed_orbits", "violations"):
+        assert metrics[key] == float(row[key])
+    config = Config.from_mapping(tomllib.loads((best / "config.toml").read_text()))
+    model = load_model(best / "model.pt")
+    assert model.config == config
+    assert (config.seed, config.lr) == (int(row["seed"]), float(row["lr"]))
+    assert config.hidden_dims == (16,)
+
+
+def test_only_the_best_models_and_our_own_files_are_left(finished: Finished) -> None:
+    complete = {row["number"] for row in trials_table(finished.folder) if row["state"] == "COMPLETE"}
+    files = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
+    assert files == {
+        *("space.yaml", "study.journal", "trials.csv"),
+        *("best/model.pt", "best/config.toml", "best/metrics.json"),
+        *(f"checkpoints/{int(number):05d}/model.pt" for number in complete),
+    }
+    assert load_space(finished.results / "space.yaml").fixed["device"] == "cpu"
+
+
+def test_ray_leaves_nothing_behind_and_its_token_is_the_owners(finished: Finished) -> None:
+    assert list(finished.temporary.iterdir()) == []
+    token = finished.folder / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+
+
+def slower(values: dict[str, Any]) -> None:
+    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 60, "evaluate_every": 10}
+    values |= {"trials": 3, "scheduler": "none"}
+
+
+def test_a_killed_worker_changes_no_result(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    """The same seed gives the same trials, bit for bit, also when a worker dies in the middle of one."""
+    space = write_space(slower)
+    tables = []
+    for name in ("unbroken", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        search = start_search("--space", space, "--max-concurrent", 1, "--no-dashboard", folder=folder)
+        if name == "killed":
+            wait_for_file(search, folder, "results/*/checkpoints/*/state.pt")
+            kill_workers(search)
+        run = finish(search)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert ("goes on from its last checkpoint" in run.stdout) == (name == "killed")
+        tables.append(trials_table(folder))
+        assert [list(trial.intermediate_values) for trial in load_study(only_results(folder)).trials] == [
+            [10, 20, 30, 40, 50, 60]
+        ] * 3
+    assert tables[0] == tables[1]
+    assert [row["state"] for row in tables[0]] == ["COMPLETE"] * 3
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_search_keeps_what_has_ended(
+    sent: signal.Signals, write_space: Callable[..., Path], tmp_path: Path
+) -> None:
+    def endless(values: dict[str, Any]) -> None:
+        slower(values)
+        values["trials"] = 1000
+
+    search = start_search("--space", write_space(endless), "--no-dashboard", folder=tmp_path)
+    wait_for_file(search, tmp_path, "results/*/trials.csv")
+    search.send_signal(sent)
+    run = finish(search)
+    assert run.returncode == 130, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert "trial  work_gain" in run.stdout
+    assert "The search was interrupted" in run.stdout
+    states = [row["state"] for row in trials_table(tmp_path)]
+    assert states.count("COMPLETE") >= 1
+    assert set(states) == {"COMPLETE", "RUNNING"}
+    load_model(only_results(tmp_path) / "best" / "model.pt")
+
+
+def test_when_every_trial_fails_the_reason_is_said(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    def hopeless(values: dict[str, Any]) -> None:
+        values["parameters"]["lr"] = {"choice": [1e300]}
+        values["fixed"] |= {"epochs": 200, "evaluate_every": 100}
+        values["trials"] = 2
+
+    run = run_search("--space", write_space(hopeless), "--no-dashboard", folder=tmp_path)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "2 trials: 2 failed\n  failed " in run.stdout
+    assert "there is no best model" in run.stdout
+    assert "simulate" not in run.stdout
+    assert "goes on from" not in run.stdout  # a training that fails is not tried again
+    rows = trials_table(tmp_path)
+    assert [row["state"] for row in rows] == ["FAIL", "FAIL"]
+    assert all("not finite" in row["reason"] for row in rows)
+    assert not (only_results(tmp_path) / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, ["--space", "nowhere.yaml"], "There is no search space nowhere.yaml: no such file"),
+        ("parameters: [1, 2", ["--space", "bad.yaml"], "bad.yaml: line 1: not valid YAML"),
+        ("trails: 3", ["--space", "bad.yaml"], "bad.yaml: The key `trails` is unknown; did you mean `trials`?"),
+        (None, ["--space", "quick", "--trials", "0"], "argument --trials: the value is 0, but must be"),
+        (None, ["--space", "quick", "--results", "/dev/null"], "The value of `--results` is /dev/null, but must be"),
+        (None, ["--spaec", "quick"], "the following arguments are required: --space"),
+        (
+            "question: q\ntrials: 1\nparameters: {feature_type: {choice: [delta_mag]}, history_len: {int: [0, 2]}}",
+            ["--space", "bad.yaml"],
+            "The value of `history_len` is 0, but feature_type delta_mag needs history_len >= 1",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_results(
+    content: str | None, arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "bad.yaml").write_text(content)
+    run = run_search(*arguments, folder=tmp_path)
+    assert run.returncode == 2
+    assert run.stdout == ""
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("tune.search: ")
+    assert message in line
+    assert not list(tmp_path.glob("results/*"))
+
+
+def session(cpus: float, gpus: float) -> RaySession:
+    return RaySession(cpus, gpus, None, Path())
+
+
+def test_trials_share_the_machine_as_the_space_says(tiny_space: Space) -> None:
+    fitted, concurrent = fit_to_machine(tiny_space.changed(trials=100), session(16, 1))
+    assert (fitted.resources.gpu, fitted.fixed["device"], concurrent) == (0.25, "cuda", 4)
+    fitted, concurrent = fit_to_machine(tiny_space.changed(trials=100), session(16, 0))
+    assert (fitted.resources.gpu, fitted.fixed["device"], concurrent) == (0, "cpu", 16)
+    assert fit_to_machine(tiny_space.changed(max_concurrent=3), session(16, 0))[1] == 3
+    assert fit_to_machine(tiny_space, session(16, 8))[1] == tiny_space.trials
+
+
+def test_a_trial_that_does_not_fit_the_machine_is_refused(write_space: Callable[..., Path]) -> None:
+    large = load_space(write_space(lambda values: values.update(resources={"cpu": 64})))
+    with pytest.raises(UserError, match=r"`resources` is cpu 64 and gpu 0, but must fit this machine: 2 CPUs"):
+        fit_to_machine(large, session(2, 0))
+    cuda = load_space(write_space(lambda values: values["fixed"].update(device="cuda")))
+    with pytest.raises(UserError, match=r"`fixed.device` is cuda, but trials get no GPU here"):
+        fit_to_machine(cuda, session(2, 0))

@@ -24,9 +24,9 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check
 search: $(READY)
 	$(VENV_PYTHON) -m tune.search --space $(SPACE)
 
-# Two processes; tests that start Ray share a group and hence one process.
+# Two processes; the tests of the search share one of them (tests/conftest.py).
 test: $(READY)
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
 
 setup: $(READY)
 

@@ -82,7 +82,7 @@ REFUSED = [
     ({"e_min": float("nan")}, "e_min", "nan", "must be"),
     ({"timid_fraction": 1.5}, "timid_fraction", "1.5", "less than or equal to 1"),
     ({"dim": 4}, "dim", "4", "2 or 3"),
-    ({"hidden_dims": []}, "hidden_dims", "[]", "at least 1"),
+    ({"hidden_dims": []}, "hidden_dims", "()", "must have at least 1"),
     ({"hidden_dims": [64, 0]}, "hidden_dims", "0", "greater than or equal to 1"),
     # a wrong type
     ({"epochs": 1.5}, "epochs", "1.5", "integer"),

@@ -55,8 +55,9 @@ def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialReco
     """Print the table of the best trials, and what to do with the best model."""
     records = study.records()
     counts = Counter(record.state for record in records)
-    states = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
-    print(f"\n{len(records)} trials: {states or 'none started'}".replace("running", "interrupted"))
+    words = {**WORDS, "RUNNING": "interrupted"}
+    states = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+    print(f"\n{len(records)} trials{': ' if states else ''}{states}")
     reasons = Counter(record.reason for record in records if record.reason)
     for reason, count in reasons.most_common(3):
         print(f"  failed {count} x: {reason}")

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return search(space, folder, dashboard=options.dashboard)
         except KeyboardInterrupt:
-            print("\ntune.search: interrupted before the first trial.", file=sys.stderr)
+            print("\ntune.search: interrupted.", file=sys.stderr)
             return _INTERRUPTED
 
 

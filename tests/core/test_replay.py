@@ -142,15 +142,29 @@ def test_warm_up_steps_do_not_count_and_are_not_samples():
     assert [record.samples for record in records] == [6, 12]
 
 
-@pytest.mark.parametrize("settings", HISTORIES[:2], ids=str)
-def test_the_cold_start_is_learned(settings):
-    """The first steps of a simulation, over an empty window, keep near the threshold (it was 16 to 230 times off)."""
-    trainer = Trainer([small(**settings, num_orbits=8, replay_steps=60, stop_at_period=True, steps_per_epoch=8)])
-    train(trainer, 12)
-    assert trainer.buffer.cold_count(0) == 8 * settings["history_len"]
-    errors = errors_of_first_steps(trainer.criterion(), trainer.lanes[0].train_ic, trainer, settings["history_len"] + 3)
-    assert errors.max() < 3 * trainer.config.energy_threshold
-    assert errors[:1].median() > 0.01 * trainer.config.energy_threshold  # and it is not timid instead
+@pytest.mark.parametrize(
+    ("feature_type", "history_len", "epochs"), [("delta_mag", 4, 6), ("basic", 3, 12), ("rich", 3, 12)]
+)
+def test_the_cold_start_is_learned(feature_type, history_len, epochs):
+    """A simulation's first steps, over an empty window, end in the band as others do.
+
+    Without cold starts in the minibatches they end at up to 17 thresholds (delta_mag), or at 1e-5 of it.
+    """
+    config = small(
+        feature_type=feature_type,
+        history_len=history_len,
+        dt_scale="unit",
+        e_min=0.8,
+        e_max=0.8,
+        lr=1e-2,
+        steps_per_epoch=20,
+        replay_steps=60,
+    )
+    trainer = Trainer([config])
+    train(trainer, epochs)
+    errors = errors_of_first_steps(trainer.criterion(), trainer.lanes[0].train_ic, trainer, history_len)
+    assert errors.max() < 2 * config.energy_threshold
+    assert errors.min() > 0.01 * config.energy_threshold
 
 
 # The buffer ----------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ old file or the new one, never half of one.
 """
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,16 +67,13 @@ def save_model(path: Path | str, trainer: Trainer, lane: int = 0, metrics: dict[
 def load_model(path: Path | str, device: str = "cpu") -> Model:
     """Read ``model.pt``. Raises CheckpointError if it is missing, damaged, foreign, or needs more than plain data."""
     content = _read(path, _MODEL_KEYS, "model")
-    config = _config(path, {**content["config"], "device": device})
-    network = FullyConnectedNN(
-        [input_width(config)], config.hidden_dims, config.activation, config.torch_dtype, config.torch_device
-    )
-    _fill(path, network.named(network.flat[0], 0), content["model_state_dict"])
-    try:
-        scales = InputScales(**content["extra"]["scales"])
-    except (KeyError, TypeError):
-        raise _foreign(path, "model", "its input scales are missing") from None
-    return Model(Learned(config, scales, network), config, content)
+    with _fitting_together(path, "model"):
+        config = _config(path, {**content["config"], "device": device})
+        network = FullyConnectedNN(
+            [input_width(config)], config.hidden_dims, config.activation, config.torch_dtype, config.torch_device
+        )
+        _fill(path, network.named(network.flat[0], 0), content["model_state_dict"])
+        return Model(Learned(config, InputScales(**content["extra"]["scales"]), network), config, content)
 
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
@@ -102,10 +102,10 @@ def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
 def load_state(path: Path | str) -> Trainer:
     """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError."""
     content = _read(path, _STATE_KEYS, "state")
-    config = _config(path, content["config"])
-    trainer = Trainer([config])
-    restore_lane(path, trainer, 0, content)
-    return trainer
+    with _fitting_together(path, "state"):
+        trainer = Trainer([_config(path, content["config"])])
+        restore_lane(path, trainer, 0, content)
+        return trainer
 
 
 @torch.no_grad()
@@ -166,7 +166,9 @@ def _read(path: Path | str, keys: list[str], kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file; give the path of a {kind}.pt.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickle protocols: the refusal below says it all
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises half a dozen kinds for a damaged or foreign file
         raise _foreign(path, kind, "it is damaged, or holds more than plain tensors and numbers") from error
     if not isinstance(content, dict):
@@ -175,6 +177,18 @@ def _read(path: Path | str, keys: list[str], kind: str) -> dict[str, Any]:
     if missing:
         raise _foreign(path, kind, f"`{missing[0]}` is missing")
     return content
+
+
+@contextmanager
+def _fitting_together(path: Path | str, kind: str) -> Iterator[None]:
+    """Turn what values of a wrong kind or size raise into a CheckpointError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise _foreign(path, kind, f"its content does not fit together: {reason}") from error
 
 
 def _config(path: Path | str, values: dict[str, Any]) -> Config:

@@ -25,7 +25,7 @@ NOT_AVAILABLE_YET = frozenset(
     "momentum rel_loss_bound keep_checkpoints L_lower L_upper angular_momentum_weight fourier_scale fourier_dim "
     "history_warmup integrator_mode dt steps duration step_rule tf32 compile detect_anomaly save_name debug "
     "debug_every debug_replay_every movie movie_dir movie_max_frames movie_fps movie_dpi ic_path use_train_ic "
-    "wandb wandb_project wandb_name".split()
+    "wandb wandb_project wandb_name model_path multi_orbit_sim".split()
 )
 
 
@@ -212,11 +212,12 @@ class Config(BaseModel):
 
 def one_line(error: ValidationError) -> str:
     """Put the first problem of a pydantic error into the form "The value of `key` is x, but must be y."."""
-    first = error.errors(include_url=False)[0]
+    # Of a union's problems the deepest says most: a list of masses is wrong at one of its items.
+    first = max(error.errors(include_url=False), key=lambda problem: len(problem["loc"]))
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "tuple", "constrained"))]
-    rule = first["msg"].replace("Input should be", "must be", 1)
+    rule = first["msg"].replace("Input should be", "must be", 1).replace("Tuple should have", "must have", 1)
     if first["type"] in ("missing", "extra_forbidden"):
         return f"The key `{'.'.join(location)}` is {'missing' if first['type'] == 'missing' else 'unknown'}."
     return f"The value of `{'.'.join(location)}` is {first['input']!r}, but {rule}."

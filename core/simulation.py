@@ -171,7 +171,7 @@ def _step(
         initial_scale=run.initial_scale,
         energy=energy,
         magnitude=block.kinetic + block.potential.abs(),
-        time=run.time + dt.double() * n_steps,
+        time=run.time + torch.where(sound, dt, 0).double() * n_steps,  # a failed step completes no time
         steps=run.steps + active,
         error=torch.where(active, torch.maximum(run.error, error), run.error),
         final=torch.where(active, error, run.final),

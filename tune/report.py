@@ -4,9 +4,6 @@ import shlex
 from collections import Counter
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from tune.folder import SearchFolder
 from tune.parameters import Parameter, as_text
 from tune.progress import WORDS, describe
@@ -20,8 +17,6 @@ _COLUMNS = {
     "convergence_rate": ".2f",
     "failed_orbits": ".0f",
 }
-#: Narrower than this a table cannot be read; what is not a terminal has no width of its own.
-_NARROWEST = 120
 
 
 def print_question(space: Space, file: object) -> None:
@@ -75,19 +70,11 @@ def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialReco
 
 
 def _print_table(best: list[TrialRecord]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(console.width, _NARROWEST))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("trial", justify="right")
-    for column in _COLUMNS:
-        table.add_column(column, justify="right")
-    table.add_column("parameters", overflow="fold")
+    # The parameters have a line of their own, so that 80 columns are enough.
+    print(f"\ntrial  {'  '.join(_COLUMNS)}")
     for record in best:
-        scores = [format(record.scores[key], style) for key, style in _COLUMNS.items()]
-        table.add_row(str(record.number), *scores, describe(record.parameters))
-    print()
-    console.print(table)
+        scores = [format(record.scores[key], style).rjust(len(key)) for key, style in _COLUMNS.items()]
+        print(f"{record.number:5}  {'  '.join(scores)}\n       {describe(record.parameters)}")
     print()
 
 

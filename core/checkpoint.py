@@ -20,15 +20,17 @@ from core.errors import CheckpointError, UserError
 from core.features import InputScales
 from core.forces import State
 from core.history import input_width
-from core.network import FullyConnectedNN
-from core.timestep import Learned
+from core.orbits import Orbits
+from core.timestep import Learned, network_of
 from core.trainer import Trainer
 
 _MODEL_KEYS = (
     "epoch model_state_dict optimizer_state_dict loss info logs extra config config_summary history_len feature_type "
     "dtype"
 ).split()
-_STATE_KEYS = "config weights optimizer generator scales train_ic orbits window buffer counters logs".split()
+_STATE_KEYS = (
+    "config weights optimizer generator scales frequencies train_ic systems orbits window buffer counters logs"
+).split()
 
 
 class Model(NamedTuple):
@@ -51,7 +53,11 @@ def save_model(path: Path | str, trainer: Trainer, lane: int = 0, metrics: dict[
         "loss": last.get("loss"),
         "info": {**last, **(metrics or {})},
         "logs": held.logs,
-        "extra": {"train_ic": held.train_ic._asdict(), "scales": held.scales._asdict()},
+        "extra": {
+            "train_ic": held.train_ic._asdict(),
+            "scales": held.scales._asdict(),
+            "frequencies": trainer.network.own_frequencies(lane).clone(),
+        },
         "config": config.to_dict(),
         "config_summary": (
             f"{'-'.join(str(width) for width in config.hidden_dims)} {config.activation}, {config.feature_type} with "
@@ -69,23 +75,24 @@ def load_model(path: Path | str, device: str = "cpu") -> Model:
     content = _read(path, _MODEL_KEYS, "model")
     with _fitting_together(path, "model"):
         config = _config(path, {**content["config"], "device": device})
-        network = FullyConnectedNN(
-            [input_width(config)], config.hidden_dims, config.activation, config.torch_dtype, config.torch_device
-        )
+        network = network_of(config)
         _fill(path, network.named(network.flat[0], 0), content["model_state_dict"])
+        network.own_frequencies(0).copy_(content["extra"]["frequencies"])
         return Model(Learned(config, InputScales(**content["extra"]["scales"]), network), config, content)
 
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
     """Write ``state.pt`` of one lane, between two of its epochs."""
-    held = trainer.lanes[lane]
+    held, systems = trainer.lanes[lane], trainer.collection.systems
     content = {
         "config": held.config.to_dict(),
         "weights": _weights(trainer, lane),
         "optimizer": _optimizer_state(trainer, lane),
         "generator": held.generator.get_state(),
         "scales": held.scales._asdict(),
+        "frequencies": trainer.network.own_frequencies(lane).clone(),
         "train_ic": held.train_ic._asdict(),
+        "systems": None if systems is None else {**systems.state._asdict(), "period": systems.period},
         "orbits": trainer.collection.orbit_tensors(lane),
         "window": trainer.collection.own_window(lane).clone(),
         "buffer": trainer.buffer.lane_state(lane, input_width(held.config)),
@@ -99,11 +106,20 @@ def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
     _write(path, content)
 
 
-def load_state(path: Path | str) -> Trainer:
-    """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError."""
+def load_state(path: Path | str, **changes: Any) -> Trainer:
+    """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError.
+
+    ``changes`` are config keys that may differ from before, such as ``epochs``.
+    """
     content = _read(path, _STATE_KEYS, "state")
     with _fitting_together(path, "state"):
-        trainer = Trainer([_config(path, content["config"])])
+        config = _config(path, {**content["config"], **changes})
+        systems = None
+        if content["systems"] is not None:
+            given = {name: tensor.to(config.torch_device) for name, tensor in content["systems"].items()}
+            period = given.pop("period")
+            systems = Orbits(State(**given), period)
+        trainer = Trainer([config], systems)
         restore_lane(path, trainer, 0, content)
         return trainer
 
@@ -113,11 +129,8 @@ def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[st
     """Put the content of a ``state.pt`` into a lane of its config."""
     held, network = trainer.lanes[lane], trainer.network
     _fill(path, network.named(network.flat[lane], lane), content["weights"])
-    moments = {key: torch.zeros_like(held.parameter) for key in ("exp_avg", "exp_avg_sq")}
-    for key, moment in moments.items():
-        _fill(path, network.named(moment, lane), content["optimizer"][key])
-    step = content["optimizer"]["step"].to(held.parameter.device)
-    held.optimizer.state[held.parameter] = {"step": step.clone(), **moments}
+    network.own_frequencies(lane).copy_(content["frequencies"])
+    _restore_optimizer(path, trainer, lane, content["optimizer"])
     held.generator.set_state(content["generator"])
     held.train_ic = State(**content["train_ic"])
     held.logs = content["logs"]
@@ -126,6 +139,7 @@ def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[st
     trainer.buffer.restore_lane(lane, content["buffer"])
     trainer.rescale(lane, InputScales(**content["scales"]))
     trainer.collection.restore(lane, content["orbits"], content["window"])
+    trainer.note_energy(lane)
 
 
 def _weights(trainer: Trainer, lane: int) -> dict[str, Tensor]:
@@ -134,17 +148,31 @@ def _weights(trainer: Trainer, lane: int) -> dict[str, Tensor]:
 
 
 def _optimizer_state(trainer: Trainer, lane: int) -> dict[str, Any]:
-    """Adam's step and moments, by parameter name at the lane's own width; zeros before the first step."""
+    """The optimizer's state: moments by parameter name at the lane's own width. Empty before the first step."""
     held = trainer.lanes[lane]
-    state = held.optimizer.state.get(held.parameter, {})
-    content: dict[str, Any] = {"step": state.get("step", torch.tensor(0.0)).clone()}
-    for key in ("exp_avg", "exp_avg_sq"):
-        moment = state.get(key, torch.zeros_like(held.parameter))
-        content[key] = {
-            name: tensor.detach().clone(memory_format=torch.contiguous_format)
-            for name, tensor in trainer.network.named(moment, lane).items()
-        }
+    content: dict[str, Any] = {}
+    for key, value in held.optimizer.state.get(held.parameter, {}).items():
+        if isinstance(value, Tensor) and value.shape == held.parameter.shape:
+            named = trainer.network.named(value, lane)
+            content[key] = {
+                name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()
+            }
+        elif isinstance(value, Tensor):
+            content[key] = value.clone()
     return content
+
+
+def _restore_optimizer(path: Path | str, trainer: Trainer, lane: int, content: dict[str, Any]) -> None:
+    held = trainer.lanes[lane]
+    state: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if isinstance(value, Tensor):
+            state[key] = value.to(held.parameter.device)
+        else:
+            state[key] = torch.zeros_like(held.parameter)
+            _fill(path, trainer.network.named(state[key], lane), value)
+    if state:
+        held.optimizer.state[held.parameter] = state
 
 
 def _write(path: Path | str, content: dict[str, Any]) -> None:

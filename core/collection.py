@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from core.config import Config
+from core.errors import ConfigError
 from core.features import InputScales, pair_units
 from core.forces import Forces, State, relative_energy_scale
 from core.history import History, Windows
 from core.lane import Lane
 from core.leapfrog import Block, leapfrog
-from core.orbits import draw
+from core.orbits import Orbits, draw
 from core.samples import Samples
 from core.timestep import Dynamical, unit_time
 
@@ -26,8 +27,15 @@ _PILOT_STEPS = 200
 class Collection:
     """States (L, B, N, D) on their way, each with its own window, and how far each orbit is in its epoch."""
 
-    def __init__(self, configs: Sequence[Config], forces: Forces):
-        self.configs, self.forces = list(configs), forces
+    def __init__(self, configs: Sequence[Config], forces: Forces, systems: Orbits | None = None):
+        self.configs, self.forces, self.systems = list(configs), forces, systems
+        for config in configs:
+            if systems is not None and systems.state.mass.shape != (config.num_orbits, config.num_particles):
+                count, bodies = systems.state.mass.shape
+                raise ConfigError(
+                    f"The initial conditions hold {count} systems of {bodies} bodies, but num_orbits is "
+                    f"{config.num_orbits} and num_particles {config.num_particles}; make them agree."
+                )
         first = configs[0]
         self.pair_scaled = first.dt_scale == "pair"
         device = first.torch_device
@@ -57,8 +65,11 @@ class Collection:
 
     def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
         """Put fresh initial conditions into ``orbits`` of ``lane``."""
-        drawn = draw(self.configs[lane], len(orbits), generator)
         index = torch.tensor(orbits, device=self.age.device)
+        if self.systems is None:
+            drawn = draw(self.configs[lane], len(orbits), generator)
+        else:
+            drawn = Orbits(self.systems.state.map(lambda tensor: tensor[index]), self.systems.period[index])
         energy, magnitude = self.forces.energy(drawn.state)
         fresh = (*drawn.state, energy, relative_energy_scale(energy, magnitude), drawn.period)
         held = (*self.state, self.energy, self.scale, self.period)

@@ -34,7 +34,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     # training
-    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = Field("adam", description="optimizer of the network's weights")
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = Field("adam", description="optimizer of the weights")
     epochs: Count = Field(1000, description="training epochs (phase 1 + phase 2)")
     lr: Positive = Field(1e-4, description="learning rate")
     weight_decay: NonNegative = Field(1e-2, description="weight decay, as the optimizer defines it")

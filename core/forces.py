@@ -143,6 +143,15 @@ def kinetic_energy(velocity: Tensor, mass: Tensor) -> Tensor:
     return 0.5 * (mass * (velocity * velocity).sum(-1)).sum(-1)
 
 
+def angular_momentum(position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
+    """Total angular momentum sum m x cross v: (..., 1) in two dimensions, (..., 3) in three."""
+    if position.shape[-1] == 3:
+        moment: Tensor = torch.linalg.cross(position, velocity)
+    else:
+        moment = (position[..., 0] * velocity[..., 1] - position[..., 1] * velocity[..., 0]).unsqueeze(-1)
+    return (mass.unsqueeze(-1) * moment).sum(-2)
+
+
 def relative_energy_scale(energy: Tensor, magnitude: Tensor) -> Tensor:
     """Return max(|E|, 1e-3 (kinetic + |potential|)), so that a system with E = 0 can be trained."""
     return torch.maximum(energy.abs(), 1e-3 * magnitude)

@@ -1,5 +1,7 @@
 """A lane: one training's settings, random numbers, optimizer and counters. Its tensors live in the trainer."""
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 
@@ -33,13 +35,21 @@ class EpochRecord:
     accepted: int = 0
     rejected: int = 0
     retrain_steps: int = 0
+    acceptance_rate: float | None = None
+    rel_dE_last: float | None = None
+    rel_dL_mean: float | None = None
+    E0: float | None = None
     stuck_orbits: int = 0
     replay_updates: int = 0
+    stalled: bool = False
+    replay_rel_dE: float | None = None
     pass_fraction: float | None = None
     timid_share: float | None = None
     loss: float | None = None
     skipped_updates: int = 0
     samples: int = 0
+    #: Seconds that the epoch took, where somebody measured it.
+    epoch_time: float | None = None
 
     def to_dict(self) -> dict[str, float | int | bool | None]:
         """A flat dict of plain numbers."""
@@ -68,9 +78,11 @@ class Lane:
     #: Sums over the epoch's accepted steps.
     error_sum: float = 0.0
     dt_sum: float = 0.0
-    #: Phase 2: the order in which samples are still to be drawn, and the update after which the next verdict is due.
+    momentum_error_sum: float = 0.0
+    #: Phase 2: samples still to be drawn, in their order; the update after which a verdict is due; losses so far.
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     next_verdict: int = 0
+    replay_losses: list[float] = field(default_factory=list)
 
     def finish_epoch(self, samples: int) -> EpochRecord:
         """Close the epoch's record and start the next one's."""
@@ -81,11 +93,22 @@ class Lane:
         record.convergence_rate = self.converged_epochs / self.epoch
         if record.accepted:
             record.rel_dE_train = self.error_sum / record.accepted
+            record.rel_dL_mean = self.momentum_error_sum / record.accepted
+            record.acceptance_rate = record.accepted / (record.accepted + record.rejected)
             record.dt_mean = self.dt_sum / record.accepted
-        self.record, self.error_sum, self.dt_sum = EpochRecord(), 0.0, 0.0
+        self.record = EpochRecord()
+        self.error_sum = self.dt_sum = self.momentum_error_sum = 0.0
         self.phase = Phase.COLLECT
         self.logs.append(record.to_dict())
         return record
+
+    def count_accepted(self, error: float, momentum_error: float, dt: float, count: int) -> None:
+        """Add up ``count`` accepted steps, given the sums of their rel_dE, rel_dL and dt."""
+        if count:
+            self.error_sum += error
+            self.momentum_error_sum += momentum_error
+            self.dt_sum += dt
+            self.record.rel_dE_last = error / count
 
     def update(self, gradient: Tensor, loss: float, *, finite: bool) -> None:
         """Take one optimizer step, or skip it and count where loss or gradient are not finite."""
@@ -94,9 +117,41 @@ class Lane:
             self.optimizer.step()
             self.record.loss, self.skips_in_a_row = loss, 0
             return
+        self.skip()
+
+    def minimise(self, closure: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        """Take one L-BFGS step on ``closure() -> loss, gradient`` of the current parameters.
+
+        weight_decay adds its L2 term, as it does to Adam's gradient. A step that ends in numbers
+        that are not finite is taken back.
+        """
+        before = self.parameter.detach().clone()
+        decay = self.config.weight_decay
+
+        def evaluate() -> Tensor:
+            loss, gradient = closure()
+            weights = self.parameter.detach()
+            self.parameter.grad = gradient + decay * weights
+            return loss + 0.5 * decay * weights.square().sum()
+
+        loss = float(self.optimizer.step(evaluate))  # type: ignore[arg-type]
+        if bool(torch.isfinite(self.parameter).all()) and math.isfinite(loss):
+            self.record.loss, self.skips_in_a_row = loss, 0
+            return
+        self.parameter.data.copy_(before)
+        self.optimizer.state.clear()
+        self.skip()
+
+    def skip(self) -> None:
+        """Count an update that is not taken, and fail when there are too many in a row."""
         self.record.skipped_updates += 1
         self.skips_in_a_row += 1
-        if self.skips_in_a_row >= MOST_SKIPS:
+        if self.config.detect_anomaly:
+            self.failure = (
+                f"detect_anomaly: a loss or gradient is not finite (epoch {self.epoch + 1}, {self.phase.value}, after "
+                f"{self.record.accepted} accepted steps and {self.record.replay_updates} replay updates)."
+            )
+        elif self.skips_in_a_row >= MOST_SKIPS:
             self.failure = (
                 f"{MOST_SKIPS} updates in a row had a loss or gradient that is not finite (epoch {self.epoch + 1}, "
                 f"{self.phase.value}); try a smaller lr ({self.config.lr})."
@@ -105,5 +160,11 @@ class Lane:
 
 def make_optimizer(config: Config, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
     """Build the optimizer that a config names, for one lane's flat parameters."""
+    if config.optimizer == "lbfgs":
+        return torch.optim.LBFGS([parameter], lr=config.lr)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            [parameter], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind([parameter], lr=config.lr, weight_decay=config.weight_decay, fused=True)

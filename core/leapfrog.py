@@ -24,6 +24,14 @@ class Block(NamedTuple):
         return self.kinetic + self.potential
 
 
+class Tangent(NamedTuple):
+    """Derivatives of a block's end with respect to its dt: energy (...), position and velocity (..., N, D)."""
+
+    energy: Tensor
+    position: Tensor
+    velocity: Tensor
+
+
 def leapfrog(state: State, dt: Tensor, forces: Forces, n_steps: int = 1) -> Block:
     """Take ``n_steps`` steps of ``dt`` (...) from ``state`` (..., N, D). Differentiable in dt."""
     step = dt[..., None, None]
@@ -37,8 +45,8 @@ def leapfrog(state: State, dt: Tensor, forces: Forces, n_steps: int = 1) -> Bloc
     return Block(State(position, velocity, acceleration, mass), kinetic_energy(velocity, mass), potential)
 
 
-def leapfrog_with_slope(state: State, dt: Tensor, forces: Forces, n_steps: int = 1) -> tuple[Block, Tensor]:
-    """Do as :func:`leapfrog` does, and return d energy / d dt (...) too: the tangent is carried along in closed form.
+def leapfrog_with_slope(state: State, dt: Tensor, forces: Forces, n_steps: int = 1) -> tuple[Block, Tangent]:
+    """Do as :func:`leapfrog` does, and return the tangent d/d(dt) too, carried along in closed form.
 
     The tangent of the acceleration is the jerk formula along d position / d(dt), and the slope of
     the energy is sum m (v . dv - a . dx): one scalar per system, so that training needs no
@@ -64,4 +72,4 @@ def leapfrog_with_slope(state: State, dt: Tensor, forces: Forces, n_steps: int =
     assert d_position is not None
     slope = (mass * (velocity * d_velocity - acceleration * d_position).sum(-1)).sum(-1)
     block = Block(State(position, velocity, acceleration, mass), kinetic_energy(velocity, mass), potential)
-    return block, slope
+    return block, Tangent(slope, d_position, d_velocity)

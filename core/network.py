@@ -22,6 +22,7 @@ _BLOCK = 8
 _SMALLEST_PRODUCT = 400
 #: The network's two outputs; the first is the step.
 OUTPUTS = 2
+_ALL = slice(None)
 
 
 class Forward(NamedTuple):
@@ -55,8 +56,13 @@ class FullyConnectedNN:
         activation: str,
         dtype: torch.dtype,
         device: torch.device,
+        fourier_dim: int = 0,
     ):
-        self.input_widths = list(input_widths)
+        lanes, widest = len(input_widths), _multiple(max(input_widths), _BLOCK)
+        #: Random Fourier frequencies (L, F, fourier_dim); the first layer then sees sines and cosines.
+        self.frequencies = torch.zeros(lanes, widest, fourier_dim, dtype=dtype, device=device)
+        self._own_widths = list(input_widths)
+        self.input_widths = [2 * fourier_dim] * lanes if fourier_dim else self._own_widths
         self.dims = [_multiple(max(self.input_widths), _BLOCK), *hidden_dims, OUTPUTS]
         self.activation = activation
         self.spans: list[tuple[int, int, int, int]] = []  # (offset of weight, of bias, in, out)
@@ -67,7 +73,7 @@ class FullyConnectedNN:
             offset = bias + _multiple(fan_out, _ALIGNMENT)
         narrowest = min(fan_in * fan_out for _, _, fan_in, fan_out in self.spans)
         self._fewest_rows = _multiple(-(-_SMALLEST_PRODUCT // narrowest), _BLOCK)
-        self.flat = torch.zeros(len(self.input_widths), offset, dtype=dtype, device=device)
+        self.flat = torch.zeros(lanes, offset, dtype=dtype, device=device)
         self.layers = self.views(self.flat)
 
     def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -81,12 +87,17 @@ class FullyConnectedNN:
             for weight, bias, fan_in, fan_out in self.spans
         ]
 
-    def initialize(self, lane: int, generator: Generator, output_bias: float) -> None:
+    def initialize(self, lane: int, generator: Generator, output_bias: float, fourier_scale: float = 1.0) -> None:
         """Draw a lane's weights as torch.nn.Linear does, at the lane's own width and fan-in.
 
         The output layer is drawn ten times smaller around ``output_bias``, the logarithm of the
-        first proposal: an untrained network proposes about one and the same step.
+        first proposal: an untrained network proposes about one and the same step. Fourier frequencies,
+        if there are any, are normal with the width ``fourier_scale`` (Tancik et al. 2020).
         """
+        own = self.own_frequencies(lane)
+        if own.numel():
+            normal = torch.randn(own.shape, dtype=torch.float64, generator=generator)
+            own.copy_(fourier_scale * normal)
         for index, (weight, bias) in enumerate(self.layers):
             fan_in = self.input_widths[lane] if index == 0 else weight.shape[1]
             bound = 1 / math.sqrt(max(fan_in, 1))
@@ -101,10 +112,24 @@ class FullyConnectedNN:
         """Rows that a batch is filled up to: a multiple of 8, and enough for products of the usual kind."""
         return max(_multiple(batch, _BLOCK), self._fewest_rows)
 
-    def pad(self, inputs: Tensor) -> Tensor:
-        """Fill inputs (L, B, F) with zeros to the width of the first layer and to :meth:`padded_rows`."""
+    def own_frequencies(self, lane: int) -> Tensor:
+        """Return a lane's Fourier frequencies (F, fourier_dim) at its own width (a view)."""
+        return self.frequencies[lane, : self._own_widths[lane]]
+
+    def embed(self, inputs: Tensor, where: slice | Tensor = _ALL) -> Tensor:
+        """Turn inputs (L, B, F) of the lanes ``where`` into what the first layer sees.
+
+        Zeros fill them up to its width and to :meth:`padded_rows`. With Fourier features each
+        frequency b gives sin(2 pi x.b) and cos(2 pi x.b).
+        """
         rows, width = inputs.shape[1:]
-        return torch.nn.functional.pad(inputs, (0, self.dims[0] - width, 0, self.padded_rows(rows) - rows))
+        wide = self.frequencies.shape[1]
+        padded = torch.nn.functional.pad(inputs, (0, wide - width, 0, self.padded_rows(rows) - rows))
+        if not self.frequencies.shape[2]:
+            return padded
+        phase = 2 * math.pi * torch.bmm(padded, self.frequencies[where])
+        waves = torch.cat([phase.sin(), phase.cos()], -1)
+        return torch.nn.functional.pad(waves, (0, self.dims[0] - waves.shape[2]))
 
     def __call__(self, inputs: Tensor, layers: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Map inputs (L, B, F) to outputs (L, B, 2), without dropout and without keeping anything."""

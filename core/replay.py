@@ -8,13 +8,15 @@ from core.samples import SampleBuffer
 
 #: Updates between two verdicts, and the fewest before the first.
 VERDICT_EVERY = 10
+#: Updates over which phase 2's loss is averaged before it is compared with what it was.
+STALL_WINDOW = 50
 #: One in so many samples of a minibatch is a cold start.
 _COLD_SHARE = 8
 
 
 def plan_replay(lane: Lane, buffer: SampleBuffer, index: int) -> None:
     """Begin phase 2: the first verdict comes after one pass over the buffer, and not before 10 updates."""
-    lane.order = lane.order[:0]
+    lane.order, lane.replay_losses = lane.order[:0], []
     one_pass = -(-buffer.count(index) // _replayed(lane, buffer, index))
     lane.next_verdict = min(lane.config.replay_steps, max(VERDICT_EVERY, one_pass))
 
@@ -30,6 +32,15 @@ def draw_minibatch(lane: Lane, buffer: SampleBuffer, index: int) -> Tensor:
         count = max(1, len(places) // (_COLD_SHARE - 1))
         places = torch.cat([places, torch.randint(cold, (count,), generator=lane.generator)])
     return places
+
+
+def is_stalled(lane: Lane) -> bool:
+    """Whether the mean loss of the last window improves on the window before by less than rel_loss_bound."""
+    losses = lane.replay_losses
+    if len(losses) < 2 * STALL_WINDOW or len(losses) % STALL_WINDOW:
+        return False
+    before, now = sum(losses[-2 * STALL_WINDOW : -STALL_WINDOW]), sum(losses[-STALL_WINDOW:])
+    return before - now < lane.config.rel_loss_bound * before
 
 
 def _replayed(lane: Lane, buffer: SampleBuffer, index: int) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor
 from core.config import Config
 from core.features import InputScales, Units, pair_units
 from core.forces import State, self_exclusion
-from core.history import History
+from core.history import History, input_width
 from core.network import FullyConnectedNN
 
 
@@ -79,10 +79,11 @@ def _each(value: float | Tensor, state: State) -> Tensor:
 
 
 class LearnedMemory(NamedTuple):
-    """The window (..., K, C) of the past and the state it leads up to."""
+    """The window (..., K, C) of the past, the state it leads up to, and the steps taken so far (...)."""
 
     window: Tensor
     state: State
+    age: Tensor
 
 
 class Learned:
@@ -100,7 +101,8 @@ class Learned:
     def init(self, state: State) -> LearnedMemory:
         """Return a memory without a past: zeros in feature space."""
         (window,) = self._history.empty(_one_lane(state))
-        return LearnedMemory(_leading(window, state), state)
+        age = torch.zeros(state.mass.shape[:-1], dtype=torch.int64, device=state.mass.device)
+        return LearnedMemory(_leading(window, state), state, age)
 
     def propose(self, state: State, memory: LearnedMemory) -> Tensor:
         """Return the step (...) by the deterministic network (no dropout)."""
@@ -108,16 +110,33 @@ class Learned:
         units = pair_units(flat) if self.config.dt_scale == "pair" else None
         window = _one_lane_window(memory.window)
         inputs = self._history.inputs(flat, (window,), units)
-        output = self.network(self.network.pad(inputs))[:, : inputs.shape[1], 0]
+        output = self.network(self.network.embed(inputs))[:, : inputs.shape[1], 0]
         tau = proposed_step(output, unit_time(flat, units), self.config.dt_bound)
-        return tau.reshape(state.mass.shape[:-1])
+        tau = tau.reshape(state.mass.shape[:-1])
+        if self.config.history_warmup == "analytic":
+            classical = Dynamical(self.config.eps)
+            warm = memory.age < self.config.history_len
+            tau = torch.where(warm, classical.propose(state, classical.init(state)), tau)
+        return tau
 
     def advance(self, memory: LearnedMemory, state: State, dt: Tensor) -> LearnedMemory:
         """Append the step's row to the window."""
         window = _one_lane_window(memory.window)
         before, after = _one_lane(memory.state), _one_lane(state)
         (window,) = self._history.slide((window,), before, after, dt.reshape(1, -1))
-        return LearnedMemory(_leading(window, state), state)
+        return LearnedMemory(_leading(window, state), state, memory.age + 1)
+
+
+def network_of(config: Config) -> FullyConnectedNN:
+    """Make the one-lane network that a config asks for, its weights zero."""
+    return FullyConnectedNN(
+        [input_width(config)],
+        config.hidden_dims,
+        config.activation,
+        config.torch_dtype,
+        config.torch_device,
+        config.fourier_dim * (config.fourier_scale > 0),
+    )
 
 
 def unit_time(state: State, units: Units | None) -> Tensor:

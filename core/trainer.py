@@ -9,7 +9,7 @@ does not depend on its neighbours: its products are batched, its random numbers 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,24 +17,19 @@ from torch import Tensor
 
 from core.collection import Collection
 from core.config import Config
-from core.errors import ConfigError
 from core.features import InputScales
+from core.forces import State
 from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase, make_optimizer
-from core.leapfrog import Block, leapfrog, leapfrog_with_slope
-from core.loss import Band, band_loss
+from core.leapfrog import Block
 from core.network import Forward, FullyConnectedNN
-from core.orbits import forces_of
-from core.replay import VERDICT_EVERY, draw_minibatch, plan_replay
+from core.objective import Attempt, Objective, angular_momentum_error
+from core.orbits import Orbits, forces_of
+from core.pack import check_pack
+from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
 from core.samples import SampleBuffer, Samples, SampleShape
-from core.timestep import Dynamical, Learned, proposed_step
+from core.timestep import Dynamical, Learned, network_of
 
-#: Keys in which the lanes of one pack may differ.
-LANE_KEYS = frozenset(
-    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type seed epochs "
-    "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
-    "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps Nperiod".split()
-)
 #: Samples of one pass of a verdict.
 _VERDICT_CHUNK = 4096
 
@@ -53,32 +48,45 @@ class Selection(NamedTuple):
     layers: Layers
 
 
-class Attempt(NamedTuple):
-    """A proposed block and what it did to the energy: dt (one leapfrog step) and rel_dE are (L, B)."""
+class Step(NamedTuple):
+    """Steps of one lane's orbits that were accepted, for whoever watches a training; all (B, ...)."""
 
+    accepted: Tensor
+    warm: Tensor
     dt: Tensor
-    block: Block
-    change: Tensor
-    slope: Tensor
-    rel_dE: Tensor
+    state: State
+    energy: Tensor
 
 
 class Trainer:
-    """Trains the lanes that ``configs`` describe. Raises ConfigError if they do not fit into one pack."""
+    """Trains the lanes that ``configs`` describe.
 
-    def __init__(self, configs: Sequence[Config]):
+    ``systems`` (num_orbits of them) take the place of drawn initial conditions, at the start and
+    whenever an orbit starts afresh. Raises ConfigError if the configs do not fit into one pack, or the systems to them.
+    """
+
+    #: Called after an update of phase 2 with the lane, the epoch's count of updates, and the loss.
+    on_replay: Callable[[int, int, float], None] | None = None
+    #: Called after steps were accepted with the lane and what its orbits did.
+    on_step: Callable[[int, Step], None] | None = None
+
+    def __init__(self, configs: Sequence[Config], systems: Orbits | None = None):
         configs = [
             config if config.seed is not None else config.model_copy(update={"seed": secrets.randbits(32)})
             for config in configs
         ]
-        _check_pack(configs)
+        check_pack(configs)
         first = self.config = configs[0]
         device, dtype = first.torch_device, first.torch_dtype
         self.forces = forces_of(first)
+        if first.tf32:
+            torch.set_float32_matmul_precision("high")
         widths = [input_width(config) for config in configs]
-        self.network = FullyConnectedNN(widths, first.hidden_dims, first.activation, dtype, device)
+        self.network = FullyConnectedNN(
+            widths, first.hidden_dims, first.activation, dtype, device, first.fourier_dim * (first.fourier_scale > 0)
+        )
         self._gradient = torch.zeros_like(self.network.flat)
-        self.collection = Collection(configs, self.forces)
+        self.collection = Collection(configs, self.forces, systems)
         generators = [torch.Generator().manual_seed(int(config.seed or 0)) for config in configs]
         for index, (config, generator) in enumerate(zip(configs, generators, strict=True)):
             self.collection.start(index, range(config.num_orbits), generator)
@@ -90,29 +98,25 @@ class Trainer:
         self.lanes: list[Lane] = []
         self.collection.open(fitted)
         for index, config in enumerate(configs):
-            self.network.initialize(index, generators[index], self._first_output(index))
+            self.network.initialize(index, generators[index], self._first_output(index), config.fourier_scale)
             parameter = torch.nn.Parameter(self.network.flat[index])
             optimizer = make_optimizer(config, parameter)
             start = self.collection.own_state(index).map(torch.clone)
             self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
+            self.note_energy(index)
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
-            [config.num_orbits * config.history_len * 8 for config in configs],
+            [_cold_capacity(config) for config in configs],
             [config.replay_capacity for config in configs],
             self.shape,
             self.network.flat,
         )
-
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, device=device, dtype=dtype).unsqueeze(1)
-
-        self._threshold = column([config.energy_threshold for config in configs])
-        self._lower = column([config.energy_band[0] for config in configs])
-        self._upper = column([config.energy_band[1] for config in configs])
-        self._dt_bound = column([config.dt_bound for config in configs])
+        self.objective = Objective(configs, self.forces)
         self._warm_up = torch.tensor([[config.history_len] for config in configs], device=device)
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
         self._cap = torch.tensor([[config.max_retrain_steps or 2**62] for config in configs], device=device)
+        self._analytic = first.history_warmup == "analytic" and any(config.history_len for config in configs)
+        self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=dtype)
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
     def train_epoch(self) -> EpochRecord:
@@ -137,7 +141,8 @@ class Trainer:
         finished = {}
         for index in replaying:
             lane = self.lanes[index]
-            if lane.record.replay_updates >= lane.next_verdict and self.judge(index):
+            due = lane.record.stalled or lane.record.replay_updates >= lane.next_verdict
+            if due and self.judge(index):
                 finished[index] = self._finish(index)
         updating = [index for index in replaying if index not in finished]
         if updating:
@@ -153,16 +158,11 @@ class Trainer:
     def criterion(self, lane: int = 0) -> Learned:
         """Return the lane's network as a step criterion, on a copy of its weights."""
         held = self.lanes[lane]
-        network = FullyConnectedNN(
-            [input_width(held.config)],
-            held.config.hidden_dims,
-            held.config.activation,
-            held.config.torch_dtype,
-            held.config.torch_device,
-        )
+        network = network_of(held.config)
         own = network.named(network.flat[0], 0)
         for name, tensor in self.network.named(self.network.flat[lane], lane).items():
             own[name].copy_(tensor)
+        network.own_frequencies(0).copy_(self.network.own_frequencies(lane))
         return Learned(held.config, held.scales, network)
 
     def rescale(self, lane: int, scales: InputScales) -> None:
@@ -176,9 +176,12 @@ class Trainer:
         held, index = self.collection, chosen.where
         samples = held.samples().pick(index)
         active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
-        forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
-        attempt = self._attempt(samples, forward, chosen)
-        accepted = active & (attempt.rel_dE < self._threshold[index])  # a NaN is not accepted
+        forward = self.network.forward(self._embed(samples, chosen), chosen.layers)
+        instead = self._analytic_steps(samples)[index] if self._analytic else None
+        attempt = self.objective.attempt(samples, forward.output, index, instead)
+        accepted = active & (attempt.rel_dE < self.objective.threshold[index])  # a NaN is not accepted
+        if instead is not None:
+            accepted |= active & ~instead.isnan() & attempt.rel_dE.isfinite()
         rejected = active & ~accepted
         counts = torch.stack([accepted.sum(-1), rejected.sum(-1)]).tolist()
         for lane, taken, refused in zip(chosen.lanes, *counts, strict=True):
@@ -201,7 +204,7 @@ class Trainer:
         """One gradient step on the rejected states of each lane that has any; too many make an orbit stuck."""
         held = self.collection
         refused = [count > 0 for count in counts]
-        self._descend(chosen, samples, forward, attempt, rejected, refused)
+        self._descend(chosen, samples, rejected, refused, forward, attempt)
         tries = held.tries[chosen.where] + rejected
         held.tries[chosen.where] = tries
         stuck = rejected & (tries >= self._cap[chosen.where])
@@ -215,13 +218,14 @@ class Trainer:
         held, lanes = self.collection, len(self.lanes)
         warm = held.age < self._warm_up
         packed = samples.pack()
-        errors = torch.where(accepted, attempt.rel_dE, 0).sum(-1).tolist()
-        steps = torch.where(accepted, attempt.dt, 0).sum(-1).tolist()
+        error = angular_momentum_error(samples.state, attempt)
+        sums = torch.stack([attempt.rel_dE, error.change / error.scale, attempt.dt])
+        totals = torch.where(accepted, sums, 0).sum(-1).T.tolist()
         for row, lane in enumerate(chosen.lanes):
-            self.lanes[lane].error_sum += errors[row]
-            self.lanes[lane].dt_sum += steps[row]
+            error_sum, momentum_sum, dt_sum = totals[row]
+            self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, int(accepted[row].sum()))
             cold = warm[lane]
-            if self.lanes[lane].config.history_len:
+            if self.buffer.cold_capacity[lane]:
                 starts = packed[row, accepted[row] & cold]
                 if len(starts):
                     self.buffer.push_cold(lane, starts)
@@ -233,6 +237,12 @@ class Trainer:
         if len(chosen.lanes) < lanes:
             accepted, block_dt, block = self._spread(chosen, accepted, block_dt, block)
         held.move(accepted, block, block_dt, warm)
+        if self.on_step is not None:
+            for lane in chosen.lanes:
+                own = held.own_state(lane).map(torch.clone)
+                count = len(own.mass)
+                step = (accepted[lane, :count], warm[lane, :count], block_dt[lane, :count])
+                self.on_step(lane, Step(*step, own, held.energy[lane, :count].clone()))
         held.ended |= self._one_period & held.exists & (held.elapsed >= held.period)
 
     def _spread(self, chosen: Selection, accepted: Tensor, dt: Tensor, block: Block) -> tuple[Tensor, Tensor, Block]:
@@ -266,11 +276,15 @@ class Trainer:
         drawn = [draw_minibatch(self.lanes[lane], self.buffer, lane) for lane in chosen.lanes]
         packed, present = self.buffer.gather(chosen.lanes, drawn)
         samples = self.shape.unpack(packed)
-        forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers)
-        attempt = self._attempt(samples, forward, chosen)
-        self._descend(chosen, samples, forward, attempt, present, [True] * len(drawn))
-        for lane in chosen.lanes:
-            self.lanes[lane].record.replay_updates += 1
+        self._descend(chosen, samples, present, [True] * len(drawn))
+        for index in chosen.lanes:
+            lane = self.lanes[index]
+            lane.record.replay_updates += 1
+            if lane.record.loss is not None:
+                lane.replay_losses.append(lane.record.loss)
+                lane.record.stalled = is_stalled(lane)
+                if self.on_replay is not None:
+                    self.on_replay(index, lane.record.replay_updates, lane.record.loss)
 
     def judge(self, index: int) -> bool:
         """Judge every sample of a lane without gradient. Return whether its phase 2 is over."""
@@ -278,20 +292,21 @@ class Trainer:
         rows = self.buffer.rows(index)
         chosen = self._select([index])
         below = timid = 0
+        total = 0.0
         for chunk in torch.split(rows, _VERDICT_CHUNK):
             samples = self.shape.unpack(chunk.unsqueeze(0))
-            output = self.network(self.network.pad(samples.inputs), chosen.layers)[:, : len(chunk), 0]
-            dt = proposed_step(output, samples.unit, self._dt_bound[chosen.where])
-            block = leapfrog(samples.state, dt, self.forces, self.config.n_steps)
-            error = (block.energy - samples.energy).abs() / samples.scale
-            below += int((error < self._threshold[chosen.where]).sum())
-            timid += int((error < self._lower[chosen.where]).sum())
+            output = self.network(self._embed(samples, chosen), chosen.layers)
+            error = self.objective.rel_dE(samples, output, chosen.where)
+            total += float(error.sum())
+            below += int((error < self.objective.threshold[chosen.where]).sum())
+            timid += int((error < self.objective.lower[chosen.where]).sum())
         record = lane.record
         record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
+        record.replay_rel_dE = total / len(rows)
         passed = below == len(rows) and record.timid_share <= lane.config.timid_fraction
         record.converged = passed and not record.stuck_orbits
         lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
-        return passed or record.replay_updates >= lane.config.replay_steps
+        return passed or record.stalled or record.replay_updates >= lane.config.replay_steps
 
     # Both ------------------------------------------------------------------------------------------
 
@@ -304,49 +319,74 @@ class Trainer:
             index = torch.tensor(lanes, device=self.network.flat.device)
         return Selection(lanes, index, self.network.views(self.network.flat[index]))
 
-    def _attempt(self, samples: Samples, forward: Forward, chosen: Selection) -> Attempt:
-        output = forward.output[:, : samples.energy.shape[1], 0]
-        dt = proposed_step(output, samples.unit, self._dt_bound[chosen.where])
-        block, slope = leapfrog_with_slope(samples.state, dt, self.forces, self.config.n_steps)
-        change = block.energy - samples.energy
-        return Attempt(dt, block, change, slope, change.abs() / samples.scale)
+    def _embed(self, samples: Samples, chosen: Selection) -> Tensor:
+        return self.network.embed(samples.inputs, chosen.where)
 
     def _descend(
         self,
         chosen: Selection,
         samples: Samples,
-        forward: Forward,
-        attempt: Attempt,
         included: Tensor,
         updating: list[bool],
+        forward: Forward | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
         """One optimizer step on the mean band loss of each lane's ``included`` (L, B) samples.
 
-        With dropout the pass whose gradient is taken is a second one, with masks: verdicts never see it.
+        A forward pass and an attempt that were made already are used again, but for dropout: there
+        the pass whose gradient is taken is one of its own, with masks, and no verdict ever sees it.
         """
+        masks: list[Tensor] = []
         if self.config.dropout:
             generators = [self.lanes[lane].generator for lane in chosen.lanes]
             masks = self.network.dropout_masks(self.config.dropout, included, generators)
-            forward = self.network.forward(self.network.pad(samples.inputs), chosen.layers, masks)
-            attempt = self._attempt(samples, forward, chosen)
-        band = Band(self._lower[chosen.where].log(), self._upper[chosen.where].log())
-        loss = band_loss(attempt.change, samples.scale, attempt.slope, attempt.dt, band)
         weight = included / included.sum(-1, keepdim=True).clamp_min(1)
-        slope = torch.where(included, loss.slope * weight, 0)
-        value = torch.where(included, loss.value * weight, 0).sum(-1)
-        gradient = torch.zeros_like(forward.output)
-        gradient[:, : slope.shape[1], 0] = slope
         flat = self._gradient[: len(chosen.lanes)]
-        self.network.backward(forward, gradient, self.network.views(flat), chosen.layers)
+
+        def differentiate(forward: Forward, attempt: Attempt) -> tuple[Tensor, Tensor]:
+            """Put the gradient into ``flat``; return loss (L,) and its slopes (L, B)."""
+            loss = self.objective.loss(samples, attempt, chosen.where)
+            slope = torch.where(included, loss.slope * weight, 0)
+            gradient = torch.zeros_like(forward.output)
+            gradient[:, : slope.shape[1], 0] = slope
+            self.network.backward(forward, gradient, self.network.views(flat), chosen.layers)
+            return torch.where(included, loss.value * weight, 0).sum(-1), slope
+
+        def run() -> tuple[Forward, Attempt]:
+            forward = self.network.forward(self._embed(samples, chosen), chosen.layers, masks)
+            return forward, self.objective.attempt(samples, forward.output, chosen.where)
+
+        if self.config.optimizer == "lbfgs":
+            self.lanes[0].minimise(lambda: (differentiate(*run())[0][0], flat[0].clone()))
+            return
+        if masks or forward is None or attempt is None:
+            forward, attempt = run()
+        value, slope = differentiate(forward, attempt)
         losses, checks = torch.stack([value, slope.sum(-1) + value]).tolist()
         for row, lane in enumerate(chosen.lanes):
             if updating[row]:
                 self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
 
+    def _analytic_steps(self, samples: Samples) -> Tensor:
+        """Return the dynamical criterion's step (L, B) for orbits in their warm-up, NaN for the others."""
+        held = self.collection
+        eps = self._eps.expand_as(held.energy)
+        tau = Dynamical(eps).propose(held.state, eps)
+        return torch.where(held.age < self._warm_up, tau, torch.nan)
+
     def _finish(self, index: int) -> EpochRecord:
+        if self.config.optimizer == "lbfgs":
+            # Its curvature belongs to one function: the next epoch has other samples.
+            self.lanes[index].optimizer.state.clear()
         record = self.lanes[index].finish_epoch(self.buffer.count(index))
         self.collection.begin_epoch(self.lanes[index], index)
+        self.note_energy(index)
         return record
+
+    def note_energy(self, index: int) -> None:
+        """Put the mean energy that the lane's orbits start the epoch with into its record."""
+        count = self.lanes[index].config.num_orbits
+        self.lanes[index].record.E0 = float(self.collection.energy[index, :count].mean())
 
     def _first_output(self, lane: int) -> float:
         """Return the logarithm of the first proposal: the dynamical criterion's step on the lane's initial orbits."""
@@ -357,14 +397,6 @@ class Trainer:
         return float((tau / held.unit[lane, : len(tau)]).log().mean())
 
 
-def _check_pack(configs: Sequence[Config]) -> None:
-    if not configs:
-        raise ConfigError("A trainer needs at least one config.")
-    first = configs[0].to_dict()
-    for config in configs[1:]:
-        for key, value in config.to_dict().items():
-            if key not in LANE_KEYS and value != first[key]:
-                raise ConfigError(
-                    f"The value of `{key}` is {value!r} in one lane and {first[key]!r} in another, but must be the "
-                    "same in all lanes of one pack; train them apart."
-                )
+def _cold_capacity(config: Config) -> int:
+    """Cold starts that a lane keeps: the newest eight of each place in each orbit's warm-up."""
+    return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8

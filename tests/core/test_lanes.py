@@ -5,7 +5,8 @@ import torch
 
 from core.errors import ConfigError
 from core.lane import Phase
-from core.trainer import LANE_KEYS, Trainer
+from core.pack import LANE_KEYS
+from core.trainer import Trainer
 from tests.trainings import content, differences, small
 
 #: Lanes that differ in everything that decides shapes and pace.

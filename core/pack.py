@@ -1,0 +1,32 @@
+"""Which trainings may be lanes of one pack."""
+
+from collections.abc import Sequence
+
+from core.config import Config
+from core.errors import ConfigError
+
+#: Keys in which the lanes of one pack may differ.
+LANE_KEYS = frozenset(
+    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type seed epochs "
+    "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
+    "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps momentum rel_loss_bound "
+    # These do not act on a training.
+    "Nperiod integrator_mode dt steps duration model_path keep_checkpoints save_name debug debug_every "
+    "debug_replay_every movie movie_dir movie_max_frames movie_fps movie_dpi".split()
+)
+
+
+def check_pack(configs: Sequence[Config]) -> None:
+    """Raise ConfigError unless the configs differ in keys of a lane's own only."""
+    if not configs:
+        raise ConfigError("A trainer needs at least one config.")
+    if len(configs) > 1 and configs[0].optimizer == "lbfgs":
+        raise ConfigError("The value of `optimizer` is lbfgs, but a pack needs adam, adamw or sgd; train it alone.")
+    first = configs[0].to_dict()
+    for config in configs[1:]:
+        for key, value in config.to_dict().items():
+            if key not in LANE_KEYS and value != first[key]:
+                raise ConfigError(
+                    f"The value of `{key}` is {value!r} in one lane and {first[key]!r} in another, but must be the "
+                    "same in all lanes of one pack; train them apart."
+                )

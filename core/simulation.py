@@ -1,10 +1,16 @@
-"""Simulate many systems in one batch, each with its own steps, to one or more points in time. G = 1."""
+"""Simulate many systems in one batch, each with its own steps, until times or a number of steps. G = 1.
 
+A *step* is a block of ``n_steps`` leapfrog steps of one dt: one proposal, one verdict.
+"""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from core.batch import choose, join, scatter, take
+from core.conservation import momentum_errors
 from core.forces import Forces, State, relative_energy_scale
 from core.leapfrog import leapfrog
 from core.timestep import Criterion
@@ -13,12 +19,19 @@ from core.timestep import Criterion
 STEPS_PER_PERIOD = 20_000
 #: A relative energy error above this is a failed orbit.
 FAILED_ERROR = 0.1
+#: The guard halves a step at most so many times (to a millionth), and then takes it as it is.
+GUARD_HALVINGS = 20
 #: Ticks between two looks at whether finished systems should leave the batch.
 _COMPACT_EVERY = 32
 
 
 class Record(NamedTuple):
-    """How each of M systems fared up to a point in time; all (M,)."""
+    """How each of M systems fared up to a point in time; all (M,).
+
+    Energy errors are relative to |E(0)| (or, if that is smaller, to 1e-3 (kinetic + |potential|) at
+    the start), momentum errors as :func:`core.conservation.momentum_errors` says.
+    ``force_evaluations`` include those of ``rejected`` steps, which the guard had done again.
+    """
 
     time: Tensor
     force_evaluations: Tensor
@@ -27,6 +40,11 @@ class Record(NamedTuple):
     steps: Tensor
     violations: Tensor
     failed: Tensor
+    rejected: Tensor
+    initial_energy: Tensor
+    final_energy: Tensor
+    momentum_error: Tensor
+    angular_momentum_error: Tensor
 
 
 class Outcome(NamedTuple):
@@ -36,8 +54,44 @@ class Outcome(NamedTuple):
     state: State
 
 
+class Moved(NamedTuple):
+    """The k systems that a tick moved, as an observer gets them; all (k, ...).
+
+    ``number`` counts from 0 in the order of the batch that was given; ``dt`` is that of the leapfrog
+    (the time grows by n_steps of them), 0 in the first call, which shows how all systems start;
+    ``force_evaluations`` is the number spent so far.
+    """
+
+    number: Tensor
+    time: Tensor
+    dt: Tensor
+    state: State
+    energy: Tensor
+    force_evaluations: Tensor
+
+
+Observer = Callable[[Moved], None]
+
+
+class _Rules(NamedTuple):
+    """What is the same for all systems and ticks."""
+
+    criterion: Criterion
+    forces: Forces
+    n_steps: int
+    threshold: float
+    guard: float | None
+    fail_above: float
+    steps: int | None
+    steps_per_period: float
+    observer: Observer | None
+
+
 class _Run(NamedTuple):
-    """What moves along with each system that is still in the batch; all (m, ...)."""
+    """What moves along with each system that is still in the batch; all (m, ...).
+
+    ``retry`` is the step that the guard asks for after ``halvings`` rejections in a row.
+    """
 
     number: Tensor
     state: State
@@ -52,6 +106,9 @@ class _Run(NamedTuple):
     final: Tensor
     violations: Tensor
     failed: Tensor
+    rejected: Tensor
+    retry: Tensor
+    halvings: Tensor
 
 
 def simulate(
@@ -59,73 +116,92 @@ def simulate(
     criterion: Criterion,
     forces: Forces,
     period: Tensor,
-    periods: tuple[float, ...],
+    periods: tuple[float, ...] = (),
     *,
+    duration: float | None = None,
+    steps: int | None = None,
     n_steps: int = 1,
     threshold: float = torch.inf,
+    guard: float | None = None,
     fail_above: float = FAILED_ERROR,
-    steps_per_period: int = STEPS_PER_PERIOD,
+    steps_per_period: float = STEPS_PER_PERIOD,
+    observer: Observer | None = None,
 ) -> Outcome:
-    """Integrate ``state`` (M, N, D) with the criterion's own steps until each of ``periods`` (increasing).
+    """Integrate ``state`` (M, N, D) with the criterion's own steps.
 
-    The step that passes a horizon is its last, and is not cut. A system fails, and stops, when its
-    error |E - E(0)| / |E(0)| exceeds ``fail_above`` or is not finite, when its step is not finite and
-    positive, or when it uses more than ``steps_per_period`` force evaluations a period. A step whose
-    own rel_dE exceeds ``threshold`` is a violation.
+    A system ends when it has passed the last of ``periods`` (increasing, multiples of its own
+    ``period`` (M,)) or the time ``duration``, and in any case after ``steps`` steps. At least one of
+    the three is needed; of ``periods`` and ``duration`` only one. There is a record for each of
+    ``periods``, else one. The step that passes a horizon is its last, and is not cut.
+
+    A system fails, and stops, when its error |E - E(0)| / |E(0)| exceeds ``fail_above`` or is not
+    finite, when its step is not finite and positive, or, without ``steps``, when it uses more than
+    ``steps_per_period`` force evaluations a period. A step whose own rel_dE exceeds ``threshold`` is
+    a violation.
+
+    With ``guard`` a step whose own rel_dE exceeds it is done again with half the dt, until it passes
+    or has been halved GUARD_HALVINGS times; each time is a rejected step.
+
+    ``observer`` is called with all systems at the start, and after each tick with those that moved.
+    Nothing is kept for it: memory does not grow with a run's length.
     """
-    count = state.mass.shape[0]
+    if periods and duration is not None:
+        raise ValueError("`periods` and `duration` are both given; a run ends at one of them.")
+    if not periods and duration is None and steps is None:
+        raise ValueError("None of `periods`, `duration` and `steps` is given; the run would never end.")
+    rules = _Rules(criterion, forces, n_steps, threshold, guard, fail_above, steps, steps_per_period, observer)
+    run = _start(state, criterion, forces)
+    if observer is not None:
+        observer(Moved(run.number, run.time, torch.zeros_like(run.energy), run.state, run.energy, run.steps))
+    records = []
+    rest: list[_Run] = []
+    last = torch.full_like(run.time, torch.inf if duration is None else duration)
+    for end in [horizon * period for horizon in periods] or [last]:
+        run, left = _run_to(run, end, period, rules)
+        rest += left
+        records.append(_record([run, *rest], state, n_steps))
+    return Outcome(records, _final_state([run, *rest], len(state.mass)))
+
+
+def _start(state: State, criterion: Criterion, forces: Forces) -> _Run:
     energy, magnitude = forces.energy(state)
-    zero = torch.zeros_like(period, dtype=torch.float64)
-    whole = torch.zeros_like(period, dtype=torch.int64)
-    run = _Run(
-        number=torch.arange(count, device=period.device),
+    whole = torch.zeros_like(energy, dtype=torch.int64)
+    return _Run(
+        number=torch.arange(len(whole), device=whole.device),
         state=state,
         memory=criterion.init(state),
         initial=energy,
         initial_scale=relative_energy_scale(energy, magnitude),
         energy=energy,
         magnitude=magnitude,
-        time=zero,
+        time=torch.zeros_like(energy, dtype=torch.float64),
         steps=whole,
-        error=zero.to(energy.dtype),
-        final=zero.to(energy.dtype),
-        violations=whole.clone(),
+        error=torch.zeros_like(energy),
+        final=torch.zeros_like(energy),
+        violations=whole,
         failed=torch.zeros_like(whole, dtype=torch.bool),
+        rejected=whole,
+        retry=torch.zeros_like(energy),
+        halvings=whole,
     )
-    records = []
-    rest: list[_Run] = []
-    for horizon in periods:
-        run, left = _run_to(
-            run, horizon * period, period, criterion, forces, n_steps, threshold, fail_above, steps_per_period
-        )
-        rest += left
-        records.append(_gather([run, *rest], count, n_steps))
-    final = State(*(_scatter([part.state[i] for part in [run, *rest]], [run, *rest], count) for i in range(4)))
-    return Outcome(records, final)
 
 
-def _run_to(
-    run: _Run,
-    end: Tensor,
-    period: Tensor,
-    criterion: Criterion,
-    forces: Forces,
-    n_steps: int,
-    threshold: float,
-    fail_above: float,
-    steps_per_period: int,
-) -> tuple[_Run, list[_Run]]:
+def _run_to(run: _Run, end: Tensor, period: Tensor, rules: _Rules) -> tuple[_Run, list[_Run]]:
     """Advance all systems to their ``end`` (M,). Return all that go on together, and those that failed."""
     finished: list[_Run] = []
     ticks = 0
     ends, lengths = end[run.number], period[run.number]
     while True:
         active = ~run.failed & (run.time < ends)
+        if rules.steps is not None:
+            active = active & (run.steps < rules.steps)
         ticks += 1
         if ticks % _COMPACT_EVERY == 0:
-            slow = run.steps * n_steps > steps_per_period * (torch.floor(run.time / lengths) + 1)
-            run = run._replace(failed=run.failed | (active & slow))
-            active = active & ~slow
+            if rules.steps is None:
+                spent = (run.steps + run.rejected) * rules.n_steps
+                slow = spent > rules.steps_per_period * (torch.floor(run.time / lengths) + 1)
+                run = run._replace(failed=run.failed | (active & slow))
+                active = active & ~slow
             remaining = int(active.sum())
             if remaining == 0:
                 break
@@ -134,94 +210,86 @@ def _run_to(
                 run = take(run, active)
                 ends, lengths = end[run.number], period[run.number]
                 active = active[active]
-        run = _step(run, active, criterion, forces, n_steps, threshold, fail_above)
+        run = _step(run, active, rules)
     everything = [run, *finished]
     failed = [part for part in (take(part, part.failed) for part in everything) if len(part.number)]
     alive = [part for part in (take(part, ~part.failed) for part in everything) if len(part.number)]
-    return (_join(alive) if alive else take(run, run.failed & False)), failed
+    return (join(alive) if alive else take(run, run.failed & False)), failed
 
 
-def _step(
-    run: _Run,
-    active: Tensor,
-    criterion: Criterion,
-    forces: Forces,
-    n_steps: int,
-    threshold: float,
-    fail_above: float,
-) -> _Run:
+def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
     """One step of every active system; the others take a step of 0 and stay where they are."""
-    tau = criterion.propose(run.state, run.memory)
+    n_steps = rules.n_steps
+    tau = rules.criterion.propose(run.state, run.memory)
+    if rules.guard is not None:
+        tau = torch.where(run.halvings > 0, run.retry, tau)
     usable = active & torch.isfinite(tau) & (tau > 0)
     dt = torch.where(usable, tau, 0)
-    block = leapfrog(run.state, dt, forces, n_steps)
+    block = leapfrog(run.state, dt, rules.forces, n_steps)
     energy = block.energy
     violations = run.violations
-    if threshold < torch.inf:
-        scale = relative_energy_scale(run.energy, run.magnitude)
-        violations = violations + (active & ~((energy - run.energy).abs() <= threshold * scale))
+    if rules.threshold < torch.inf:
+        violations = violations + (active & _exceeds(rules.threshold, run, energy))
     error = (energy - run.initial).abs() / run.initial_scale
-    sound = usable & (error <= fail_above)  # a NaN is not sound
-    memory = criterion.advance(run.memory, block.state, dt * n_steps)
-    return _Run(
-        number=run.number,
+    sound = usable & (error <= rules.fail_above)  # a NaN is not sound
+    after = run._replace(
         state=block.state,
-        memory=memory,
-        initial=run.initial,
-        initial_scale=run.initial_scale,
+        memory=rules.criterion.advance(run.memory, block.state, dt * n_steps),
         energy=energy,
         magnitude=block.kinetic + block.potential.abs(),
-        time=run.time + torch.where(sound, dt, 0).double() * n_steps,  # a failed step completes no time
+        time=run.time + dt.double() * n_steps,
         steps=run.steps + active,
         error=torch.where(active, torch.maximum(run.error, error), run.error),
         final=torch.where(active, error, run.final),
         violations=violations,
         failed=run.failed | (active & ~sound),
+        halvings=torch.zeros_like(run.halvings),
     )
+    taken = usable
+    if rules.guard is not None:
+        again = usable & _exceeds(rules.guard, run, energy) & (run.halvings < GUARD_HALVINGS)
+        before = run._replace(retry=dt / 2, halvings=run.halvings + 1, rejected=run.rejected + 1)
+        after, taken = choose(again, before, after), usable & ~again
+    if rules.observer is not None:
+        _observe(rules.observer, after, dt, taken, n_steps)
+    return after
 
 
-def take(tree: Any, index: Tensor) -> Any:
-    """Pick systems out of a nested tuple of tensors whose first dimension counts systems."""
-    if isinstance(tree, Tensor):
-        return tree[index]
-    if isinstance(tree, tuple):
-        parts = (take(part, index) for part in tree)
-        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
-    return tree
+def _exceeds(limit: float, run: _Run, energy: Tensor) -> Tensor:
+    """Whether the step that ends with ``energy`` has a rel_dE above ``limit`` (a NaN has), (m,)."""
+    return ~((energy - run.energy).abs() <= limit * relative_energy_scale(run.energy, run.magnitude))
 
 
-def _join(parts: list[_Run]) -> Any:
-    return parts[0] if len(parts) == 1 else _cat(parts)
+def _observe(observer: Observer, run: _Run, dt: Tensor, taken: Tensor, n_steps: int) -> None:
+    index = taken.nonzero().squeeze(-1)
+    if len(index):
+        seen = (run.number, run.time, dt, run.state, run.energy, (run.steps + run.rejected) * n_steps)
+        observer(Moved(*take(seen, index)))
 
 
-def _cat(trees: list[Any]) -> Any:
-    first = trees[0]
-    if isinstance(first, Tensor):
-        return torch.cat(trees)
-    if isinstance(first, tuple):
-        parts = (_cat(list(group)) for group in zip(*trees, strict=True))
-        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
-    return first
+def _record(runs: list[_Run], start: State, n_steps: int) -> Record:
+    count = len(start.mass)
 
-
-def _scatter(values: list[Tensor], runs: list[_Run], count: int) -> Tensor:
-    target = torch.empty((count, *values[0].shape[1:]), dtype=values[0].dtype, device=values[0].device)
-    for value, run in zip(values, runs, strict=True):
-        target[run.number] = value
-    return target
-
-
-def _gather(runs: list[_Run], count: int, n_steps: int) -> Record:
     def all_of(name: str) -> Tensor:
-        return _scatter([getattr(run, name) for run in runs], runs, count)
+        return scatter([getattr(run, name) for run in runs], [run.number for run in runs], count)
 
-    steps = all_of("steps")
+    errors = momentum_errors(start, _final_state(runs, count))
+    steps, rejected = all_of("steps"), all_of("rejected")
     return Record(
         time=all_of("time"),
-        force_evaluations=steps * n_steps,
+        force_evaluations=(steps + rejected) * n_steps,
         max_rel_dE=all_of("error"),
         final_rel_dE=all_of("final"),
         steps=steps,
         violations=all_of("violations"),
         failed=all_of("failed"),
+        rejected=rejected,
+        initial_energy=all_of("initial"),
+        final_energy=all_of("energy"),
+        momentum_error=errors.momentum,
+        angular_momentum_error=errors.angular_momentum,
     )
+
+
+def _final_state(runs: list[_Run], count: int) -> State:
+    return State(*(scatter([run.state[i] for run in runs], [run.number for run in runs], count) for i in range(4)))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.config import Config
-from core.errors import ConfigError
+from core.errors import ConfigError, UserError
 from core.orbits import Orbits, draw, forces_of
 from core.simulation import simulate
 from core.timestep import Criterion, Dynamical
@@ -23,7 +23,7 @@ from core.timestep import Criterion, Dynamical
 HELD_OUT = {"validation": (32, 2**40 + 1), "test": (128, 2**40 + 2)}
 #: Constants of the dynamical criterion on its work-precision curve, from coarse to fine.
 CURVE_EPS = np.geomspace(0.3, 3e-4, 19)
-#: Errors are cut here, so that a score of a run that blew up is still a number.
+#: The error of a failed orbit, and of a curve where it blows up: a score is always a number.
 _LARGEST_ERROR = 1e3
 #: A failed orbit's gain is this times the share of time that it completed, and not below the least.
 _FAILED_GAIN = 0.01
@@ -88,13 +88,19 @@ def reference_curves(
     if not path.exists():
         if progress is not None:
             progress("measuring the dynamical criterion on the held-out orbits (kept for later runs)")
-        evaluations, error = _measure(config, held_out, periods)
-        arrays = {f"evaluations_{key}": value for key, value in evaluations.items()}
-        arrays |= {f"error_{key}": value for key, value in error.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(file.name).replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+                evaluations, error = _measure(config, held_out, periods)
+                arrays = {f"evaluations_{key}": value for key, value in evaluations.items()}
+                arrays |= {f"error_{key}": value for key, value in error.items()}
+                np.savez(file, allow_pickle=False, **arrays)
+            Path(file.name).replace(path)
+        except OSError as problem:
+            raise UserError(
+                f"{path.parent}: the dynamical criterion's curve cannot be kept there ({problem.strerror}); set "
+                "XDG_CACHE_HOME to a folder that can be written."
+            ) from None
     with np.load(path, allow_pickle=False) as stored:
         return ReferenceCurves(
             held_out,
@@ -108,7 +114,7 @@ def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> d
 
     Plain names are for the first of ``eval_periods``; further horizons end in ``_<periods>``.
 
-    - ``rel_dE``: median over orbits of max_t |E(t) - E(0)| / |E(0)|
+    - ``rel_dE``: median over orbits of max_t |E(t) - E(0)| / |E(0)|; a failed orbit counts as 1000
     - ``steps_per_orbit``: force evaluations per period, over all orbits
     - ``work_gain``: geometric mean over orbits of the dynamical criterion's force evaluations at
       the same error over the criterion's own
@@ -134,7 +140,8 @@ def evaluate(criterion: Criterion, config: Config, curves: ReferenceCurves) -> d
         failed = record.failed.cpu().numpy()
         completed = (record.time / period).cpu().numpy()
         error = record.max_rel_dE.double().cpu().numpy()
-        error = np.where(np.isfinite(error), np.minimum(error, _LARGEST_ERROR), _LARGEST_ERROR)
+        # A failed orbit stopped on its way: what its error would have been at the end is not known.
+        error = np.where(failed, _LARGEST_ERROR, error)
         spent = record.force_evaluations.cpu().numpy()
         gain = np.where(
             failed,

@@ -120,11 +120,13 @@ class Lane:
         self.skip()
 
     def minimise(self, closure: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        """Take one L-BFGS step on ``closure() -> loss, gradient`` of the current parameters.
+        """Take one L-BFGS step (up to 20 iterations) on ``closure() -> loss, gradient`` of the current parameters.
 
-        weight_decay adds its L2 term, as it does to Adam's gradient. A step that ends in numbers
-        that are not finite is taken back.
+        It starts afresh each time: curvature belongs to one function, and the next step has other
+        samples. weight_decay adds its L2 term, as it does to Adam's gradient. A step that ends in
+        numbers that are not finite is taken back.
         """
+        self.optimizer.state.clear()
         before = self.parameter.detach().clone()
         decay = self.config.weight_decay
 
@@ -135,11 +137,11 @@ class Lane:
             return loss + 0.5 * decay * weights.square().sum()
 
         loss = float(self.optimizer.step(evaluate))  # type: ignore[arg-type]
+        self.optimizer.state.clear()
         if bool(torch.isfinite(self.parameter).all()) and math.isfinite(loss):
             self.record.loss, self.skips_in_a_row = loss, 0
             return
         self.parameter.data.copy_(before)
-        self.optimizer.state.clear()
         self.skip()
 
     def skip(self) -> None:
@@ -161,7 +163,7 @@ class Lane:
 def make_optimizer(config: Config, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
     """Build the optimizer that a config names, for one lane's flat parameters."""
     if config.optimizer == "lbfgs":
-        return torch.optim.LBFGS([parameter], lr=config.lr)
+        return torch.optim.LBFGS([parameter], lr=config.lr, line_search_fn="strong_wolfe")
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             [parameter], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True

@@ -375,9 +375,6 @@ class Trainer:
         return torch.where(held.age < self._warm_up, tau, torch.nan)
 
     def _finish(self, index: int) -> EpochRecord:
-        if self.config.optimizer == "lbfgs":
-            # Its curvature belongs to one function: the next epoch has other samples.
-            self.lanes[index].optimizer.state.clear()
         record = self.lanes[index].finish_epoch(self.buffer.count(index))
         self.collection.begin_epoch(self.lanes[index], index)
         self.note_energy(index)

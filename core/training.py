@@ -114,13 +114,14 @@ def _trainer(config: Config, systems: Orbits | None, resume: Path | None) -> Tra
     for key, value in config.to_dict().items():
         if value != before[key] and not (key == "seed" and value is None) and key != "device":
             raise ConfigError(
-                f"The value of `{key}` is {value!r}, but the training in {resume} has {before[key]!r}; leave it out, or "
-                "start a new training."
+                f"The value of `{key}` is {value!r}, but the training in {resume} has {before[key]!r}; leave it out, "
+                "or start a new training."
             )
     epoch = trainer.lanes[0].epoch
     if epoch >= config.epochs:
         raise ConfigError(
-            f"The value of `epochs` is {config.epochs}, but the training in {resume} has run {epoch}; give a larger one."
+            f"The value of `epochs` is {config.epochs}, but the training in {resume} has run {epoch} already; "
+            "give a larger one."
         )
     return trainer
 

@@ -109,7 +109,7 @@ def test_model_file_has_the_documented_keys(tmp_path):
     assert file["loss"] == records[-1].loss
     assert file["info"]["work_gain"] == 1.2
     assert file["info"]["convergence_rate"] == records[-1].convergence_rate
-    assert set(file["extra"]) == {"train_ic", "scales"}
+    assert set(file["extra"]) == {"train_ic", "scales", "frequencies"}
     assert torch.equal(file["extra"]["train_ic"]["position"], trainer.lanes[0].train_ic.position)
     assert file["config"] == trainer.config.to_dict()
     assert file["model_state_dict"]["0.weight"].shape == (16, 20)  # as torch.nn.Linear has it: (out, in)

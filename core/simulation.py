@@ -237,7 +237,7 @@ def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
         memory=rules.criterion.advance(run.memory, block.state, dt * n_steps),
         energy=energy,
         magnitude=block.kinetic + block.potential.abs(),
-        time=run.time + dt.double() * n_steps,
+        time=run.time + torch.where(sound, dt, 0).double() * n_steps,  # a failed step completes no time
         steps=run.steps + active,
         error=torch.where(active, torch.maximum(run.error, error), run.error),
         final=torch.where(active, error, run.final),
@@ -251,7 +251,7 @@ def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
         before = run._replace(retry=dt / 2, halvings=run.halvings + 1, rejected=run.rejected + 1)
         after, taken = choose(again, before, after), usable & ~again
     if rules.observer is not None:
-        _observe(rules.observer, after, dt, taken, n_steps)
+        _observe(rules.observer, after, run.time, dt, taken, n_steps)
     return after
 
 
@@ -260,11 +260,12 @@ def _exceeds(limit: float, run: _Run, energy: Tensor) -> Tensor:
     return ~((energy - run.energy).abs() <= limit * relative_energy_scale(run.energy, run.magnitude))
 
 
-def _observe(observer: Observer, run: _Run, dt: Tensor, taken: Tensor, n_steps: int) -> None:
+def _observe(observer: Observer, after: _Run, begun: Tensor, dt: Tensor, taken: Tensor, n_steps: int) -> None:
     index = taken.nonzero().squeeze(-1)
     if len(index):
-        seen = (run.number, run.time, dt, run.state, run.energy, (run.steps + run.rejected) * n_steps)
-        observer(Moved(*take(seen, index)))
+        time = begun + dt.double() * n_steps  # where a failed step led is worth a look, too
+        spent = (after.steps + after.rejected) * n_steps
+        observer(Moved(*take((after.number, time, dt, after.state, after.energy, spent), index)))
 
 
 def _record(runs: list[_Run], start: State, n_steps: int) -> Record:

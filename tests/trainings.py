@@ -91,10 +91,10 @@ class Watched:
         self.inputs: list[Tensor] = []
         criterion.network = self  # type: ignore[assignment]
 
-    def pad(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor) -> Tensor:
         """Remember ``inputs`` (1, B, F)."""
         self.inputs.append(inputs[0].clone())
-        return self._network.pad(inputs)
+        return self._network.embed(inputs)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         return self._network(inputs)

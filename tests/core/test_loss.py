@@ -31,7 +31,7 @@ def test_slope_is_the_derivative_in_the_logarithm_of_dt(n_steps):
     log_error = (change.abs() / scale).log()
     value = (BAND.lower - log_error).relu() ** 2 + (log_error - BAND.upper).relu() ** 2
     (expected,) = torch.autograd.grad(value.sum(), log_dt)
-    block, slope = leapfrog_with_slope(state, log_dt.exp().detach(), GRAVITY, n_steps)
+    block, (slope, *_) = leapfrog_with_slope(state, log_dt.exp().detach(), GRAVITY, n_steps)
     dt = log_dt.exp().detach()
     loss = band_loss(block.energy - energy, scale, slope, dt, BAND)
     growth = dt * slope / (block.energy - energy)

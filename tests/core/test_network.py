@@ -56,7 +56,7 @@ def plain(network: FullyConnectedNN, lane: int) -> torch.nn.Sequential:
 def test_each_lane_equals_a_plain_sequential(activation):
     widths = [11, 33, 20]
     network, inputs = network_of(widths, activation=activation), inputs_of(widths, 16)
-    padded = network.pad(inputs)
+    padded = network.embed(inputs)
     weight = torch.randn(3, 16, OUTPUTS, dtype=DTYPE, generator=torch.Generator().manual_seed(0))
     output, gradients = network(padded), gradients_of(network, padded, weight)
     assert torch.equal(network.forward(padded).output, output)
@@ -92,12 +92,12 @@ def test_dropout_masks_act_on_outputs_and_gradients():
 def test_lane_does_not_depend_on_its_neighbours(widths, rows):
     """Bit for bit, forward and backward, whoever else is in the pack and however wide."""
     network, inputs = network_of(widths), inputs_of(widths, rows)
-    padded = network.pad(inputs)
+    padded = network.embed(inputs)
     output = network(padded)
     gradients = gradients_of(network, padded, output)
     for lane, width in enumerate(widths):
         alone = network_of([width])
-        own = alone.pad(inputs[lane : lane + 1, :, :width])
+        own = alone.embed(inputs[lane : lane + 1, :, :width])
         single = alone(own)
         assert torch.equal(single[0], output[lane])
         single_gradients = alone.named(gradients_of(alone, own, single)[0], 0)
@@ -120,17 +120,17 @@ def test_update_of_a_lane_does_not_depend_on_its_neighbours(widths):
     inputs = inputs_of(widths, 8)
     for lane, width in enumerate(widths):
         packed, alone = network_of(widths, hidden=(7, 13, 3)), network_of([width], hidden=(7, 13, 3))
-        together = trained(packed, lane, packed.pad(inputs))
-        single = trained(alone, 0, alone.pad(inputs[lane : lane + 1, :, :width]))
+        together = trained(packed, lane, packed.embed(inputs))
+        single = trained(alone, 0, alone.embed(inputs[lane : lane + 1, :, :width]))
         for name, tensor in single.items():
             assert torch.equal(together[name], tensor), name
 
 
 def test_row_does_not_depend_on_the_number_of_rows():
     network = network_of([33])
-    many = network(network.pad(inputs_of([33], 64)))
+    many = network(network.embed(inputs_of([33], 64)))
     for rows in (1, 2, 5, 8, 13):
-        few = network(network.pad(inputs_of([33], 64)[:, :rows]))
+        few = network(network.embed(inputs_of([33], 64)[:, :rows]))
         assert torch.equal(few[:, :rows], many[:, :rows])
 
 
@@ -147,7 +147,7 @@ def test_initial_weights_are_drawn_at_the_lanes_own_width():
 
 def test_untrained_network_proposes_about_one_step():
     network = network_of([33])
-    steps = network(network.pad(inputs_of([33], 64)))[..., 0].exp()
+    steps = network(network.embed(inputs_of([33], 64)))[..., 0].exp()
     assert steps.max() < 1.5 * 0.1
     assert steps.min() > 0.1 / 1.5
 
@@ -161,7 +161,7 @@ def test_gradient_of_the_relative_energy_error_in_the_weights(activation, n_step
     energy, magnitude = GRAVITY.energy(state)
     scale = relative_energy_scale(energy, magnitude)
     network, inputs = network_of([6], hidden=(5, 4), activation=activation), inputs_of([6], rows)
-    inputs = network.pad(inputs)
+    inputs = network.embed(inputs)
 
     def rel_dE(flat: Tensor) -> Tensor:
         output = network(inputs, network.views(flat))[:, :rows, 0]
@@ -173,7 +173,7 @@ def test_gradient_of_the_relative_energy_error_in_the_weights(activation, n_step
     (expected,) = torch.autograd.grad(rel_dE(flat).sum(), flat)
     forward = network.forward(inputs)
     dt = proposed_step(forward.output[:, :rows, 0], torch.ones_like(energy), 1e-8)
-    block, slope = leapfrog_with_slope(state, dt, GRAVITY, n_steps)
+    block, (slope, *_) = leapfrog_with_slope(state, dt, GRAVITY, n_steps)
     gradient = torch.zeros_like(forward.output)
     gradient[:, :rows, 0] = (block.energy - energy).sign() / scale * slope * dt
     ours = torch.zeros_like(flat)

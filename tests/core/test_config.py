@@ -93,7 +93,7 @@ REFUSED = [
     ({"hidden_dims": 64}, "hidden_dims", "64", "must be"),
     ({"mass": "heavy"}, "mass", "'heavy'", "must be"),
     # a name that does not exist
-    ({"optimizer": "adagrad"}, "optimizer", "'lbfgs'", "'adam' or 'adamw'"),
+    ({"optimizer": "adagrad"}, "optimizer", "'lbfgs'", "'adam', 'adamw', 'sgd' or 'lbfgs'"),
     ({"activation": "sine"}, "activation", "'sine'", "'tanh', 'relu' or 'silu'"),
     ({"feature_type": "poor"}, "feature_type", "'poor'", "'basic', 'rich' or 'delta_mag'"),
     ({"dt_scale": "triple"}, "dt_scale", "'triple'", "'unit' or 'pair'"),

@@ -1,218 +1,268 @@
-"""Simulations of many systems at once: each fares as it would alone, and none can go on for ever."""
+"""A simulation: where it ends, what the guard does again, what an observer sees, and how exact it is."""
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from core.config import Config
-from core.forces import Forces, State, TidalField, relative_energy_scale
-from core.leapfrog import leapfrog
-from core.orbits import Orbits, draw
-from core.simulation import simulate, take
+from core.forces import Forces, State, kinetic_energy
+from core.orbits import draw
+from core.simulation import GUARD_HALVINGS, Moved, Outcome, simulate
 from core.timestep import Dynamical, Fixed
-from tests.systems import GRAVITY, learned
-
-COUNT = 4
-
-
-def orbits(count: int = COUNT, **settings) -> Orbits:
-    """Systems that differ in size and shape."""
-    config = Config(**{"device": "cpu", "a_min": 0.5, "a_max": 2.0} | settings)
-    return draw(config, count, torch.Generator().manual_seed(3))
+from tests.kepler import relative_orbit
+from tests.systems import GRAVITY, kepler_system, learned, random_system, tidal_field
 
 
-@dataclass
-class Alone:
-    """One system, one step after the other: what `simulate` must agree with."""
-
-    time: float = 0.0
-    steps: int = 0
-    error: float = 0.0
-    final: float = 0.0
-    violations: int = 0
-
-    def run(self, state, criterion, forces, end, n_steps=1, threshold=math.inf) -> State:
-        memory = criterion.init(state)
-        first, magnitude = forces.energy(state)
-        energy = first
-        while self.time < end:
-            dt = criterion.propose(state, memory)
-            block = leapfrog(state, dt, forces, n_steps)
-            memory = criterion.advance(memory, block.state, dt * n_steps)
-            self.violations += bool(
-                (block.energy - energy).abs() > threshold * relative_energy_scale(energy, magnitude)
-            )
-            state, energy, magnitude = block.state, block.energy, block.kinetic + block.potential.abs()
-            self.final = float((energy - first).abs() / first.abs())
-            self.error = max(self.error, self.final)
-            self.time += float(dt) * n_steps
-            self.steps += 1
-        return state
+def orbits(count: int = 5):
+    return draw(Config(device="cpu"), count, torch.Generator().manual_seed(11))
 
 
-FIELD = Forces(0.01, TidalField(0.5, torch.tensor([6.0, 2.0], dtype=torch.float64)))
-CASES = {
-    "fixed": (lambda: Fixed(0.01), 1, GRAVITY),
-    "dynamical": (lambda: Dynamical(0.05), 1, GRAVITY),
-    "dynamical in a field": (lambda: Dynamical(0.02), 2, FIELD),
-    "learned": (lambda: learned(feature_type="rich", dt_scale="pair"), 1, GRAVITY),
-    "learned, history": (lambda: learned(feature_type="delta_mag", history_len=3, dt_scale="pair"), 3, GRAVITY),
-}
+def one(eccentricity: float) -> tuple[State, torch.Tensor]:
+    state, period = kepler_system(eccentricity)
+    return state.map(lambda tensor: tensor.unsqueeze(0)), torch.tensor([period], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_batch_equals_one_system_at_a_time(case):
-    """Finished systems leave the batch on the way; that changes nothing for the others."""
-    make, n_steps, forces = CASES[case]
-    criterion, threshold = make(), 3e-6
-    drawn = orbits()
-    ends = drawn.period * torch.linspace(0.02, 1.2, COUNT, dtype=torch.float64)
-    state = forces.state(drawn.state.position, drawn.state.velocity, drawn.state.mass)
-    outcome = simulate(
-        state, criterion, forces, ends, (1.0,), n_steps=n_steps, threshold=threshold, fail_above=math.inf
-    )
-    (record,) = outcome.records
+# Ends ----------------------------------------------------------------------------------------------
+
+
+def test_each_system_ends_after_its_own_periods():
+    state, period = orbits()
+    record = simulate(state, Dynamical(0.05), GRAVITY, period, (3,)).records[0]
+    assert (record.time >= 3 * period).all()
+    assert (record.time < 3.02 * period).all()
+    assert len(set(record.steps.tolist())) > 1
+
+
+def test_all_systems_end_at_one_duration():
+    state, period = orbits()
+    record = simulate(state, Fixed(0.003), GRAVITY, period, duration=0.5, fail_above=math.inf).records[0]
+    assert record.steps.tolist() == [167] * 5
+    assert record.time.tolist() == pytest.approx([0.501] * 5)
+
+
+def test_all_systems_end_after_so_many_steps():
+    """Those that go slowest, too; a step is a block of n_steps."""
+    state, period = orbits()
+    (record,) = simulate(state, Dynamical(0.01), GRAVITY, period, steps=45, n_steps=3).records
+    assert record.steps.tolist() == [45] * 5
+    assert record.force_evaluations.tolist() == [135] * 5
     assert not record.failed.any()
-    assert record.steps.max() > record.steps.sort().values[1] + 32  # so that half of the batch left it
-    for index in range(COUNT):
-        alone = Alone()
-        own = take(state, slice(index, index + 1))
-        end = alone.run(own, criterion, forces, float(ends[index]), n_steps, threshold)
-        assert record.steps[index] == alone.steps
-        assert record.force_evaluations[index] == alone.steps * n_steps
-        assert record.violations[index] == alone.violations
-        assert float(record.time[index]) == pytest.approx(alone.time, rel=1e-12)
-        assert float(record.max_rel_dE[index]) == pytest.approx(alone.error, rel=1e-8)
-        assert float(record.final_rel_dE[index]) == pytest.approx(alone.final, rel=1e-8, abs=1e-15)
-        torch.testing.assert_close(take(outcome.state, slice(index, index + 1)), end, rtol=1e-9, atol=1e-9)
-    assert 0 < record.violations.sum() < record.steps.sum()
 
 
-def test_first_of_two_horizons_is_a_run_of_its_own():
-    """And the second one goes on from it: a longer run is not another run."""
-    drawn, criterion = orbits(), Dynamical(0.05)
-    short, long = simulate(drawn.state, criterion, GRAVITY, drawn.period, (1.0, 3.0)).records
-    for horizon, record in ((1.0, short), (3.0, long)):
-        (alone,) = simulate(drawn.state, criterion, GRAVITY, drawn.period, (horizon,)).records
-        for ours, theirs in zip(record, alone, strict=True):
-            assert torch.equal(ours, theirs)
-        assert (record.time >= horizon * drawn.period).all()
-    assert (long.max_rel_dE >= short.max_rel_dE).all()
+def test_what_comes_first_ends_a_run():
+    state, period = orbits()
+    free = simulate(state, Dynamical(0.05), GRAVITY, period, (3,)).records[0]
+    limit = int(free.steps.median())
+    record = simulate(state, Dynamical(0.05), GRAVITY, period, (3,), steps=limit).records[0]
+    assert record.steps.tolist() == [min(limit, count) for count in free.steps.tolist()]
+    assert not record.failed.any()
 
 
-def test_last_step_passes_the_end_and_is_not_cut():
-    drawn = orbits(e_min=0.0, e_max=0.3)
-    (record,) = simulate(drawn.state, Fixed(0.01), GRAVITY, drawn.period, (0.5,)).records
-    expected = torch.ceil(0.5 * drawn.period / 0.01).long()
-    assert torch.equal(record.steps, expected)
-    torch.testing.assert_close(record.time, expected.double() * 0.01, rtol=1e-12, atol=0)
+def test_a_run_without_an_end_is_refused():
+    state, period = orbits()
+    with pytest.raises(ValueError, match="never end"):
+        simulate(state, Dynamical(0.05), GRAVITY, period)
+    with pytest.raises(ValueError, match="both given"):
+        simulate(state, Dynamical(0.05), GRAVITY, period, (1,), duration=1.0)
 
 
-# Failures ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("end", [{"periods": (1,)}, {"duration": 1.0}])
+def test_steps_that_lead_nowhere_meet_a_cap(end):
+    """Tiny steps, and a NaN, on which the prototype looped for ever."""
+    state, period = orbits(3)
+    dt = torch.tensor([1e-12, math.nan, 0.005], dtype=torch.float64)
+    record = simulate(state, Fixed(dt), GRAVITY, period, steps_per_period=100, fail_above=math.inf, **end).records[0]
+    assert record.failed.tolist() == [True, True, True]
+    assert record.steps[1] == 1
+    assert 100 < record.steps[0] < 200
 
 
-def per_system(values: list[float]) -> Fixed:
-    """A fixed step for each system."""
-    return Fixed(torch.tensor(values, dtype=torch.float64))
+def test_a_failed_system_does_not_stop_the_others():
+    state, period = orbits(3)
+    dt = torch.tensor([5.0, 1e-3, 1e-3], dtype=torch.float64)
+    record = simulate(state, Fixed(dt), GRAVITY, period, steps=50).records[0]
+    assert record.failed.tolist() == [True, False, False]
+    assert record.steps.tolist() == [1, 50, 50]
 
 
-@dataclass(frozen=True)
-class BadAfter:
-    """Takes good steps, as many as each of three systems has left, and then bad ones."""
-
-    bad: float
-    left: tuple[float, float, float] = (math.inf, 40, math.inf)
-
-    def init(self, state: State) -> Tensor:
-        return torch.tensor(self.left, dtype=torch.float64)
-
-    def propose(self, state: State, memory: Tensor) -> Tensor:
-        return torch.full_like(memory, 1e-3).where(memory > 0, self.bad)
-
-    def advance(self, memory: Tensor, state: State, dt: Tensor) -> Tensor:
-        return memory - 1
+# What is reported ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0, -1e-3])
-def test_unusable_dt_stops_its_system_and_no_other(bad):
-    """A NaN looped for ever: time became NaN, which is never past the end."""
-    drawn = orbits(3)
-    (record,) = simulate(drawn.state, BadAfter(bad), GRAVITY, drawn.period, (0.1,)).records
-    assert record.failed.tolist() == [False, True, False]
-    assert record.steps[1] == 41
-    assert float(record.time[1]) == pytest.approx(0.04)
-    assert torch.isfinite(record.time).all()
-    (sound,) = simulate(drawn.state, Fixed(1e-3), GRAVITY, drawn.period, (0.1,)).records
-    for ours, theirs in zip(record, sound, strict=True):
-        assert torch.equal(ours[[0, 2]], theirs[[0, 2]])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_energies_and_errors_are_those_of_the_states(dim):
+    forces = Forces(0.1, tidal_field(dim))
+    state = random_system(3, dim, leading=(4,), forces=forces)
+    outcome = simulate(state, Dynamical(0.2), forces, torch.ones(4, dtype=torch.float64), steps=100, fail_above=1.0)
+    record = outcome.records[0]
+    first, last = (
+        kinetic_energy(now.velocity, now.mass) + forces.potential(now.position, now.mass)
+        for now in (state, outcome.state)
+    )
+    torch.testing.assert_close(record.initial_energy, first, rtol=1e-14, atol=0)
+    torch.testing.assert_close(record.final_energy, last, rtol=1e-13, atol=0)
+    torch.testing.assert_close(record.final_rel_dE, (last - first).abs() / first.abs(), rtol=1e-9, atol=1e-13)
+    assert (record.max_rel_dE >= record.final_rel_dE).all()
+    assert (record.max_rel_dE > record.final_rel_dE).any()
 
 
-def test_all_systems_may_fail():
-    drawn = orbits(3)
-    outcome = simulate(drawn.state, Fixed(math.nan), GRAVITY, drawn.period, (1.0, 10.0))
-    for record in outcome.records:
-        assert record.failed.all()
-        assert record.time.tolist() == [0, 0, 0]
-    assert torch.equal(outcome.state.position, drawn.state.position)
+def test_momentum_and_angular_momentum_are_kept_but_for_round_off():
+    state = random_system(4, 3, leading=(3,))
+    record = simulate(state, Dynamical(0.1), GRAVITY, torch.ones(3), steps=200, fail_above=math.inf).records[0]
+    for error in (record.momentum_error, record.angular_momentum_error):
+        assert (error < 1e-13).all()
+        assert (error > 0).any()
 
 
-def test_large_error_is_a_failure():
-    drawn = orbits(3, e_min=0.6, e_max=0.6, a_min=1.0, a_max=1.0)
-    (record,) = simulate(drawn.state, per_system([1e-3, 0.2, 1e-3]), GRAVITY, drawn.period, (1.0,)).records
-    assert record.failed.tolist() == [False, True, False]
-    assert record.max_rel_dE[1] > 0.1
-    assert record.time[1] < drawn.period[1]
+@pytest.mark.parametrize("dim", [2, 3])
+def test_momentum_errors_are_relative_to_what_the_bodies_carry(dim):
+    """A tide does change momentum and angular momentum: by as much as the definition says."""
+    forces = Forces(0.1, tidal_field(dim))
+    state = random_system(3, dim, leading=(2,), forces=forces)
+    outcome = simulate(state, Dynamical(0.1), forces, torch.ones(2), steps=20)
+    carried = []
+    for now in (state, outcome.state):
+        x, v, m = (tensor.numpy() for tensor in (now.position, now.velocity, now.mass[..., None]))
+        sizes = np.linalg.norm(m * v, axis=-1)
+        flat = ((0, 0), (0, 0), (0, 3 - dim))
+        turning = np.cross(np.pad(x, flat), np.pad(m * v, flat)).sum(1)
+        carried.append(((m * v).sum(1), sizes.sum(1), turning, (sizes * np.linalg.norm(x, axis=-1)).sum(1)))
+    (p0, s0, l0, t0), (p1, s1, l1, t1) = carried
+    record = outcome.records[0]
+    np.testing.assert_allclose(record.momentum_error, np.linalg.norm(p1 - p0, axis=-1) / np.maximum(s0, s1), rtol=1e-12)
+    np.testing.assert_allclose(
+        record.angular_momentum_error, np.linalg.norm(l1 - l0, axis=-1) / np.maximum(t0, t1), rtol=1e-12
+    )
+    assert (record.momentum_error > 1e-4).all()
 
 
-def test_steps_are_capped():
-    """A step that makes no progress ends by its count, at about the cap, in the period that it is in."""
-    drawn = orbits(3)
-    criterion = per_system([1e-2, 1e-9, 1e-2])
-    (record,) = simulate(drawn.state, criterion, GRAVITY, drawn.period, (3.0,), steps_per_period=1000).records
-    assert record.failed.tolist() == [False, True, False]
-    assert 1000 < record.steps[1] < 1100
-    assert record.steps[0] > 400  # and more than the cap of one period is fine over several
-    (record,) = simulate(
-        drawn.state, criterion, GRAVITY, drawn.period, (3.0,), n_steps=10, steps_per_period=1000
-    ).records
-    assert 1000 < record.force_evaluations[1] < 1500
+def test_bodies_that_start_from_rest_have_a_momentum_error():
+    state = random_system(3, leading=(1,))
+    state = state._replace(velocity=torch.zeros_like(state.velocity))
+    record = simulate(state, Dynamical(0.05), GRAVITY, torch.ones(1), steps=50).records[0]
+    assert 0 <= record.momentum_error[0] < 1e-13
+    nothing = simulate(state, Fixed(1e-300), GRAVITY, torch.ones(1), steps=1).records[0]
+    assert nothing.momentum_error[0] == nothing.angular_momentum_error[0] == 0
 
 
-def test_failed_system_stays_failed_at_later_horizons():
-    drawn = orbits(3)
-    first, second = simulate(drawn.state, BadAfter(math.nan), GRAVITY, drawn.period, (0.1, 0.2)).records
-    assert first.failed.tolist() == second.failed.tolist() == [False, True, False]
-    assert first.steps[1] == second.steps[1]
-    assert (second.steps[[0, 2]] > first.steps[[0, 2]]).all()
+def test_an_eccentric_orbit_follows_the_kepler_solution():
+    """The run of the analytic mode that users are promised: e = 0.9, eps 0.003, 10 periods."""
+    state, period = one(0.9)
+    outcome = simulate(state, Dynamical(0.003), GRAVITY, period, (10,))
+    record, end = outcome.records[0], outcome.state
+    assert record.max_rel_dE[0] < 1e-4
+    expected, _ = relative_orbit(float(record.time[0]), 1.0, 0.9, 2.0)
+    found = (end.position[0, 1] - end.position[0, 0]).numpy()
+    assert np.linalg.norm(found - expected) < 0.03
 
 
-# Precision -----------------------------------------------------------------------------------------
+# The guard -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "floor", "ceiling"), [("float64", 0.0, 1e-12), ("float32", 1e-6, 1e-2)])
-def test_a_simulation_runs_in_the_checkpoints_dtype(dtype, floor, ceiling):
-    """A hundred tiny steps leave round-off only; in float32 whatever the dtype it was 8.8e-6."""
-    criterion = learned(dtype=dtype, dt_scale="pair")
-    criterion.network.layers[-1][0].zero_()
-    criterion.network.layers[-1][1].fill_(math.log(1e-5))
-    drawn = orbits(dtype=dtype)
-    outcome = simulate(drawn.state, criterion, GRAVITY, drawn.period, (1e-4,))
-    assert outcome.state.position.dtype == criterion.config.torch_dtype
-    (record,) = outcome.records
-    assert record.steps.min() > 10
-    assert floor <= record.max_rel_dE.max() < ceiling
-    assert record.time.dtype == torch.float64
+def by_hand(state: State, criterion, guard: float, steps: int) -> tuple[int, list[float]]:
+    """The guard's rule for one system, one step after the other: rejected steps, and the dt that were taken."""
+    rejected, taken = 0, []
+    for _ in range(steps):
+        energy = GRAVITY.energy(state)[0]
+        dt = criterion.propose(state, criterion.init(state))
+        while True:
+            tried = simulate(state, Fixed(dt), GRAVITY, torch.ones(1), steps=1, fail_above=math.inf)
+            if abs(tried.records[0].final_energy - energy) <= guard * abs(energy):
+                break
+            dt, rejected = dt / 2, rejected + 1
+        state = tried.state
+        taken.append(float(dt))
+    return rejected, taken
 
 
-def test_proposals_with_dropout_are_deterministic():
-    """Dropout never acts in a simulation: two runs are one, and a batch of copies stays a batch of copies."""
-    drawn = orbits(1)
-    copies = State(*(part.expand(5, *part.shape[1:]).contiguous() for part in drawn.state))
-    criterion = learned(dropout=0.5, feature_type="delta_mag", history_len=2, dt_scale="pair")
-    period = drawn.period.expand(5)
-    runs = [simulate(copies, criterion, GRAVITY, period, (0.5,)) for _ in range(2)]
-    assert torch.equal(runs[0].state.position, runs[1].state.position)
-    assert (runs[0].state.position == runs[0].state.position[:1]).all()
+def watched(state: State, *arguments, **settings) -> tuple[Outcome, list[Moved]]:
+    seen: list[Moved] = []
+    return simulate(state, *arguments, observer=seen.append, **settings), seen
+
+
+def test_the_guard_halves_a_step_until_it_passes_and_counts():
+    state, period = one(0.9)
+    outcome, seen = watched(state, Dynamical(0.3), GRAVITY, period, steps=40, guard=1e-4, fail_above=math.inf)
+    rejected, taken = by_hand(state, Dynamical(torch.tensor([0.3], dtype=torch.float64)), 1e-4, 40)
+    record = outcome.records[0]
+    assert record.rejected[0] == rejected > 10
+    assert record.steps[0] == 40
+    assert record.force_evaluations[0] == 40 + rejected == seen[-1].force_evaluations[0]
+    assert [float(moved.dt) for moved in seen[1:]] == taken
+
+
+def test_the_guard_keeps_every_step_within_its_threshold():
+    state, period = orbits(20)
+    free, _ = watched(state, Dynamical(0.3), GRAVITY, period, (2,), threshold=1e-4, fail_above=math.inf)
+    assert (free.records[0].violations > 0).all()
+    guarded = simulate(state, Dynamical(0.3), GRAVITY, period, (2,), threshold=1e-4, guard=1e-4, n_steps=1)
+    assert (guarded.records[0].violations == 0).all()
+    assert (guarded.records[0].max_rel_dE < free.records[0].max_rel_dE / 5).all()
+
+
+def test_a_guard_that_never_acts_changes_nothing():
+    state, period = orbits()
+    for criterion in (Dynamical(0.01), learned(history_len=3)):
+        plain = simulate(state, criterion, GRAVITY, period, steps=70, fail_above=math.inf)
+        guarded = simulate(state, criterion, GRAVITY, period, steps=70, guard=1e6, fail_above=math.inf)
+        assert all(torch.equal(*pair) for pair in zip(plain.state, guarded.state, strict=True))
+        assert (guarded.records[0].rejected == 0).all()
+
+
+def test_a_rejected_step_leaves_no_trace_in_the_history():
+    """A learned criterion with a window: its next proposal knows the step that was taken, and only that one."""
+    state, period = orbits(3)
+    criterion = learned(history_len=3)
+    outcome, seen = watched(state, criterion, GRAVITY, period, steps=12, guard=1e-5, fail_above=math.inf)
+    assert (outcome.records[0].rejected > 0).all()
+    for number in range(3):
+        rows = [(moved, int((moved.number == number).nonzero())) for moved in seen if number in moved.number]
+        now = state.map(lambda tensor, number=number: tensor[number : number + 1])
+        memory = criterion.init(now)
+        for moved, place in rows[1:]:
+            proposed = float(criterion.propose(now, memory))
+            dt = moved.dt[place : place + 1]
+            halvings = math.log2(proposed / float(dt))
+            assert halvings == pytest.approx(round(halvings), abs=1e-9)
+            now = moved.state.map(lambda tensor, place=place: tensor[place : place + 1])
+            memory = criterion.advance(memory, now, dt)
+
+
+def test_the_guard_gives_up_at_its_floor():
+    """A threshold that nothing can keep: each step is halved as often as allowed, taken, and counted."""
+    state, period = one(0.6)
+    outcome, seen = watched(state, Fixed(0.1), GRAVITY, period, steps=3, guard=-1.0)
+    assert not outcome.records[0].failed[0]
+    assert outcome.records[0].rejected[0] == 3 * GUARD_HALVINGS
+    assert [float(moved.dt) for moved in seen[1:]] == [0.1 / 2**GUARD_HALVINGS] * 3
+
+
+# The observer --------------------------------------------------------------------------------------
+
+
+def test_an_observer_sees_each_step_of_each_system_once():
+    state, period = orbits(40)
+    outcome, seen = watched(state, Dynamical(0.1), GRAVITY, period, (2,), n_steps=2, fail_above=math.inf)
+    record = outcome.records[0]
+    assert torch.equal(seen[0].number, torch.arange(40))
+    assert (seen[0].dt == 0).all()
+    assert all(torch.equal(*pair) for pair in zip(seen[0].state, state, strict=True))
+    counts, time = torch.zeros(40, dtype=torch.int64), torch.zeros(40, dtype=torch.float64)
+    last = state.position.clone()
+    for moved in seen[1:]:
+        counts[moved.number] += 1
+        time[moved.number] += 2 * moved.dt
+        last[moved.number] = moved.state.position
+        assert torch.equal(moved.force_evaluations, 2 * counts[moved.number])
+    assert torch.equal(counts, record.steps)
+    torch.testing.assert_close(time, record.time, rtol=1e-12, atol=0)
+    assert torch.equal(last, outcome.state.position)
+
+
+def test_an_observer_changes_nothing():
+    state, period = orbits(40)
+    plain = simulate(state, Dynamical(0.1), GRAVITY, period, (1, 3))
+    outcome, _ = watched(state, Dynamical(0.1), GRAVITY, period, (1, 3))
+    for ours, theirs in zip(outcome.records, plain.records, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))

@@ -1,0 +1,70 @@
+"""TOML files of keys: reading one, and writing resolved values such that --config reads them again."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.config import NOT_AVAILABLE_YET
+from core.errors import ConfigError, nearest
+from run.flags import FIELDS, FLAG_ONLY, flag
+
+SECTIONS = ("train", "simulate")
+
+
+class KeyFile(NamedTuple):
+    """What a file says: keys at its top, which both modes share, and those of each section."""
+
+    name: str
+    top: dict[str, Any]
+    sections: dict[str, dict[str, Any]]
+
+
+def read_keys(path: str | None) -> KeyFile:
+    """Read a TOML file; None is an empty one. Raises ConfigError, one line, also for a name that is no key."""
+    if path is None:
+        return KeyFile("", {}, {})
+    try:
+        top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: it cannot be read ({error.strerror}); give the path of a TOML file.") from None
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are
+        raise ConfigError(f"{path}: not a TOML file: {str(error).splitlines()[0]}.") from None
+    sections = {name: top.pop(name) for name in SECTIONS if name in top}
+    _check_names(path, top)
+    for name, section in sections.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: The value of `{name}` is {section!r}, but must be a section: [{name}].")
+        _check_names(path, section)
+    return KeyFile(path, top, sections)
+
+
+def _check_names(path: str, keys: Iterable[str]) -> None:
+    for key in keys:
+        if key in NOT_AVAILABLE_YET:
+            raise ConfigError(f"{path}: The key `{key}` is not available yet in this version; remove it.")
+        if key in FLAG_ONLY:
+            raise ConfigError(f"{path}: The key `{key}` is a flag only; remove it and give {flag(key)}.")
+        if key not in FIELDS:
+            near = nearest(key, [*(known for known in FIELDS if known not in FLAG_ONLY), *SECTIONS])
+            raise ConfigError(f"{path}: The key `{key}` is unknown{near or '; --help lists the keys as flags.'}")
+
+
+def write_keys(path: Path, values: Mapping[str, Any], comment: str) -> None:
+    """Write a comment, then keys and values, in order. One that is None has no line: TOML knows no such value."""
+    lines = [f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join([f"# {comment}\n", *lines]), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)

@@ -1,0 +1,37 @@
+"""The three modes: everything is planned, and refused if need be, before anything runs."""
+
+import sys
+
+from run.flags import CommandLine
+from run.plan import plan_simulation
+from run.report import Report, summary
+from run.settings import gather, refuse_inert
+from run.simulate import run_simulation, with_model
+from run.train import plan_training, run_training
+
+#: Exit statuses of a training by what stopped it; otherwise it is a success.
+_STATUS = {"failure": 1, "interrupted": 130}
+
+
+def run_mode(line: CommandLine) -> tuple[int, Report]:
+    """Do what a command line says. Return the exit status and the report."""
+    settings = gather(line)
+    training = plan_training(settings["train"]) if "train" in settings else None
+    simulation = None
+    if "simulate" in settings:
+        simulation = plan_simulation(settings["simulate"], training.config if training is not None else None)
+    plans = {"train": training, "simulate": simulation}
+    refuse_inert((settings[mode], plan.situation) for mode, plan in plans.items() if plan is not None)
+
+    reports = {}
+    if training is not None:
+        outcome, reports["train"] = run_training(training)
+        if outcome.stopped_by in _STATUS:
+            return _STATUS[outcome.stopped_by], reports["train"] if line.mode == "train" else reports
+        if simulation is not None:
+            assert outcome.last_checkpoint is not None
+            simulation = with_model(simulation, outcome.last_checkpoint)
+    if simulation is not None:
+        reports["simulate"] = run_simulation(simulation)
+        print(summary(reports["simulate"]), file=sys.stderr)
+    return 0, reports if line.mode == "both" else reports[line.mode]

@@ -1,0 +1,227 @@
+"""The mode train: a whole training from settings, with progress, debug lines, scores, pictures and W&B."""
+
+import math
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from core.checkpoint import load_model, load_state
+from core.config import Config
+from core.evaluation import ReferenceCurves, evaluate, reference_curves
+from core.initial_conditions import as_orbits
+from core.lane import EpochRecord
+from core.orbits import Orbits
+from core.timestep import Criterion
+from core.trainer import Trainer
+from core.training import TrainingSummary, train
+from run.flags import RunnerKeys
+from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
+from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
+from run.plan import read_given_systems
+from run.progress import TrainingProgress
+from run.report import Report
+from run.settings import Settings, Situation
+from run.training_track import TrainingTrack
+from run.wandb_log import DEFAULT_NAME as DEFAULT_WANDB_NAME
+from run.wandb_log import WandbLog
+
+#: A training is scored on held-out orbits if one of them is given: the scores cost minutes.
+SCORE_KEYS = ("evaluate_every", "eval_periods")
+
+
+class TrainingPlan(NamedTuple):
+    """A training that can be run: everything that could be refused has been checked."""
+
+    config: Config
+    own: RunnerKeys
+    #: Systems of a file; else they are drawn.
+    systems: Orbits | None
+    situation: Situation
+    #: Epochs that a resumed training has behind it.
+    done: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the training writes."""
+        return Path("data") / (self.config.save_name or DEFAULT_NAME)
+
+
+def plan_training(settings: Settings) -> TrainingPlan:
+    """Resolve and check a training. Raises UserError for whatever cannot be honoured."""
+    own = settings.runner_keys()
+    fixed: dict[str, Any] = {}
+    systems = None
+    if own.ic_path is not None:
+        systems = read_given_systems(own.ic_path, settings)
+        fixed |= {"num_particles": systems.bodies, "dim": systems.dim, "num_orbits": systems.count, "mass": 1.0}
+    base: dict[str, Any] = {}
+    done = 0
+    if own.resume is not None:
+        base, done = _resumed(own.resume, settings)
+    elif settings.value("seed") is None:
+        # Drawn here, so that the resolved config holds it.
+        fixed["seed"] = secrets.randbits(32)
+    config = settings.config(base, **fixed)
+    scored = any(key in settings for key in SCORE_KEYS)
+    if scored and config.num_particles != 2:
+        key = next(key for key in SCORE_KEYS if key in settings)
+        raise settings.refusal(
+            key, f"asks for scores on held-out orbits of two bodies, and num_particles is {config.num_particles}; remove it."
+        )
+    if own.plot is not None:
+        check_output(own.plot, ".png")
+    check_name(config.save_name)
+    _ = config.torch_device  # refused here if there is none
+    orbits = as_orbits(systems, config) if systems is not None else None
+    situation = Situation("train", config, own, systems is not None, scored, by_model=False)
+    return TrainingPlan(config, own, orbits, situation, done)
+
+
+def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int]:
+    """Return the config of a training that is to go on, and how far it is; refuse other initial conditions."""
+    trainer = load_state(path)
+    if settings.value("ic_path") is not None:
+        systems = trainer.collection.systems
+        given = read_given_systems(settings.value("ic_path"), settings)
+        if systems is None or not torch.equal(systems.state.position.cpu().double(), torch.from_numpy(given.position)):
+            raise settings.refusal("ic_path", f"holds other systems than the training in {path} has; leave it out.")
+    held = trainer.lanes[0].config.device
+    if settings.value("device") != held and "device" in settings:
+        raise settings.refusal("device", f"differs from that of the training in {path} ({held}); remove it.")
+    # A limit on time is one run's own.
+    return trainer.lanes[0].config.to_dict() | {"duration": None}, trainer.lanes[0].epoch
+
+
+class _Watch:
+    """What happens beside a training: shows, scores and logs its epochs, and follows its orbits."""
+
+    def __init__(self, plan: TrainingPlan, progress: TrainingProgress, curves: ReferenceCurves | None):
+        self._plan, self._progress, self._curves = plan, progress, curves
+        self._wandb: WandbLog | None = None
+        self._written = False
+        self.track = TrainingTrack() if plan.config.movie or plan.own.plot is not None else None
+        self.scores: dict[str, float] = {}
+
+    def epoch(self, trainer: Trainer, record: EpochRecord) -> None:
+        plan, config = self._plan, self._plan.config
+        if not self._written:
+            # Not before: a training that is refused leaves nothing behind.
+            write_resolved(plan.folder / "config.toml", plan.situation, _unset(plan))
+            self._written = True
+        self._progress.epoch(record)
+        if self.track is not None:
+            self.track.epoch(trainer)
+        if config.evaluate_every and record.epoch % config.evaluate_every == 0:
+            self.score(trainer.criterion(), record.epoch)
+        if plan.own.wandb:
+            if self._wandb is None:
+                name = plan.own.wandb_name or config.save_name or DEFAULT_WANDB_NAME
+                self._wandb = WandbLog(plan.own.wandb_project, name, config.to_dict(), plan.folder)
+            self._wandb.log(trainer.lanes[0], record)
+
+    def score(self, criterion: Criterion, epoch: int) -> None:
+        if self._curves is not None and self.scores.get("epoch") != epoch:
+            self.scores = evaluate(criterion, self._plan.config, self._curves) | {"epoch": epoch}
+            shown = "  ".join(f"{name} {value:.3g}" for name, value in self.scores.items() if name != "epoch")
+            self._progress.say(f"scores after epoch {epoch}: {shown}")
+
+    def finish(self) -> None:
+        if self._wandb is not None:
+            self._wandb.finish(self.scores)
+
+
+def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
+    """Train, write the files that were asked for, and return the summary and the report."""
+    config, own = plan.config, plan.own
+    ffmpeg = find_ffmpeg() if config.movie else None
+    if config.movie and ffmpeg is None:
+        print(WITHOUT_FFMPEG, file=sys.stderr)
+    _announce(plan)
+    progress = TrainingProgress(config, plan.done)
+    curves = reference_curves(config, "validation", progress.say) if plan.situation.scored else None
+    watch = _Watch(plan, progress, curves)
+    try:
+        with progress:
+            summary = train(
+                config,
+                plan.folder,
+                systems=None if own.resume is not None else plan.systems,
+                resume=Path(own.resume) if own.resume is not None else None,
+                on_epoch=watch.epoch,
+                on_replay=progress.replay,
+                on_step=watch.track.step if watch.track is not None else None,
+            )
+            if summary.last_checkpoint is not None and summary.failure is None:
+                watch.score(load_model(summary.last_checkpoint, config.torch_device.type).criterion, summary.epochs)
+    finally:
+        watch.finish()
+    files: dict[str, str] = {}
+    if watch.track is not None and (tracks := watch.track.trajectories()):
+        files = draw_pictures(
+            tracks,
+            config,
+            own,
+            title=f"training of {plan.folder.name}, {summary.epochs} epochs",
+            ending="_train",
+            ffmpeg=ffmpeg,
+            warmup=watch.track.warm_up(),
+        )
+        write_beside(list(files.values()), plan.situation, _unset(plan))
+    print(_conclusion(summary), file=sys.stderr)
+    return summary, make_report(plan, summary, watch.scores, files)
+
+
+def make_report(
+    plan: TrainingPlan, summary: TrainingSummary, scores: dict[str, float], files: dict[str, str]
+) -> Report:
+    """Say how a training ended, in plain numbers and paths."""
+    return {
+        "mode": "train",
+        "epochs": summary.epochs,
+        "convergence_rate": summary.convergence_rate,
+        "total_time_s": summary.total_time,
+        "stopped_by": summary.stopped_by,
+        "failure": summary.failure,
+        "seed": plan.config.seed,
+        "folder": str(plan.folder),
+        "last_checkpoint": _text(summary.last_checkpoint),
+        "best_checkpoint": _text(summary.best_checkpoint),
+        "state": _text(summary.state),
+        "scores": {name: value if math.isfinite(value) else None for name, value in scores.items()} or None,
+        "files": files,
+    }
+
+
+def _announce(plan: TrainingPlan) -> None:
+    config = plan.config
+    history = f" with history {config.history_len}" if config.history_len else ""
+    goes_on = f", going on after epoch {plan.done}" if plan.own.resume is not None else ""
+    print(
+        f"training {config.epochs} epochs on {config.num_orbits} x {config.num_particles} bodies, {config.feature_type}"
+        f"{history}, seed {config.seed}, into {plan.folder}{goes_on}",
+        file=sys.stderr,
+    )
+
+
+def _conclusion(summary: TrainingSummary) -> str:
+    """One or two lines for people."""
+    line = (
+        f"{summary.epochs} epochs completed, convergence rate {100 * summary.convergence_rate:.0f} %, "
+        f"{summary.total_time:.1f} s"
+    )
+    ended = {"duration": "; stopped by duration", "interrupted": "; interrupted"}.get(summary.stopped_by, "")
+    if summary.failure is not None:
+        ended = f"; failed: {summary.failure}"
+    return f"{line}{ended}\nlast checkpoint: {summary.last_checkpoint or 'none'}"
+
+
+def _unset(plan: TrainingPlan) -> frozenset[str]:
+    """Keys that would act if they stood in a file, but did not act on this training."""
+    return frozenset() if plan.situation.scored else frozenset(SCORE_KEYS)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -7,6 +7,7 @@ everything else goes to standard error.
 import argparse
 import json
 import math
+import os
 import re
 import statistics
 import sys
@@ -69,8 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("runner: interrupted.", file=sys.stderr)
             return 130
-        print(json.dumps(report, indent=2, allow_nan=False))
         print(summary(report), file=sys.stderr)
+        try:
+            print(json.dumps(report, indent=2, allow_nan=False), flush=True)
+        except BrokenPipeError:  # whoever reads (head, say) has seen enough; Python would flush once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 

@@ -76,7 +76,7 @@ def load_model(path: Path | str, device: str = "cpu") -> Model:
     with _fitting_together(path, "model"):
         config = _config(path, {**content["config"], "device": device})
         network = network_of(config)
-        _fill(path, network.named(network.flat[0], 0), content["model_state_dict"])
+        _fill(path, "model", network.named(network.flat[0], 0), content["model_state_dict"])
         network.own_frequencies(0).copy_(content["extra"]["frequencies"])
         return Model(Learned(config, InputScales(**content["extra"]["scales"]), network), config, content)
 
@@ -128,7 +128,7 @@ def load_state(path: Path | str, **changes: Any) -> Trainer:
 def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[str, Any]) -> None:
     """Put the content of a ``state.pt`` into a lane of its config."""
     held, network = trainer.lanes[lane], trainer.network
-    _fill(path, network.named(network.flat[lane], lane), content["weights"])
+    _fill(path, "state", network.named(network.flat[lane], lane), content["weights"])
     network.own_frequencies(lane).copy_(content["frequencies"])
     _restore_optimizer(path, trainer, lane, content["optimizer"])
     held.generator.set_state(content["generator"])
@@ -170,7 +170,7 @@ def _restore_optimizer(path: Path | str, trainer: Trainer, lane: int, content: d
             state[key] = value.to(held.parameter.device)
         else:
             state[key] = torch.zeros_like(held.parameter)
-            _fill(path, trainer.network.named(state[key], lane), value)
+            _fill(path, "state", trainer.network.named(state[key], lane), value)
     if state:
         held.optimizer.state[held.parameter] = state
 
@@ -226,11 +226,11 @@ def _config(path: Path | str, values: dict[str, Any]) -> Config:
         raise CheckpointError(f"{path}: its config does not fit this version: {error}") from None
 
 
-def _fill(path: Path | str, targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+def _fill(path: Path | str, kind: str, targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     for name, target in targets.items():
         value = values.get(name) if isinstance(values, dict) else None
         if not isinstance(value, Tensor) or value.shape != target.shape:
-            raise _foreign(path, "model", f"`{name}` has not the shape {list(target.shape)} that its config asks for")
+            raise _foreign(path, kind, f"`{name}` has not the shape {list(target.shape)} that its config asks for")
         with torch.no_grad():
             target.copy_(value)
 

@@ -19,7 +19,7 @@ from core.orbits import Orbits, draw, forces_of
 from core.simulation import simulate
 from core.timestep import Criterion, Dynamical
 
-#: Held-out sets: number of orbits, and a seed that no training uses (training seeds are below 2^32).
+#: Held-out sets: number of orbits, and a seed that no training uses (Config refuses seeds above 2^40).
 HELD_OUT = {"validation": (32, 2**40 + 1), "test": (128, 2**40 + 2)}
 #: Constants of the dynamical criterion on its work-precision curve, from coarse to fine.
 CURVE_EPS = np.geomspace(0.3, 3e-4, 19)

@@ -220,7 +220,7 @@ class Trainer:
         packed = samples.pack()
         error = angular_momentum_error(samples.state, attempt)
         sums = torch.stack([attempt.rel_dE, error.change / error.scale, attempt.dt])
-        totals = torch.where(accepted, sums, 0).sum(-1).T.tolist()
+        totals = in_order(torch.where(accepted, sums, 0)).T.tolist()
         for row, lane in enumerate(chosen.lanes):
             error_sum, momentum_sum, dt_sum = totals[row]
             self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, int(accepted[row].sum()))
@@ -350,7 +350,7 @@ class Trainer:
             gradient = torch.zeros_like(forward.output)
             gradient[:, : slope.shape[1], 0] = slope
             self.network.backward(forward, gradient, self.network.views(flat), chosen.layers)
-            return torch.where(included, loss.value * weight, 0).sum(-1), slope
+            return in_order(torch.where(included, loss.value * weight, 0)), slope
 
         def run() -> tuple[Forward, Attempt]:
             forward = self.network.forward(self._embed(samples, chosen), chosen.layers, masks)
@@ -397,3 +397,8 @@ class Trainer:
 def _cold_capacity(config: Config) -> int:
     """Cold starts that a lane keeps: the newest eight of each place in each orbit's warm-up."""
     return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8
+
+
+def in_order(values: Tensor) -> Tensor:
+    """Sum over the last dimension one by one, so that zeros behind a lane's own values do not change its rounding."""
+    return values.cumsum(-1)[..., -1]

@@ -1,4 +1,4 @@
-"""The runner's flags, made from the fields of two models: core's Config and the runner's own keys."""
+"""The runner's flags, one for each key."""
 
 import argparse
 import re
@@ -6,44 +6,22 @@ import types
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-from core.config import NOT_AVAILABLE_YET, Config
+from core.config import NOT_AVAILABLE_YET
 from core.errors import UserError, nearest
+from run.keys import FIELDS, FLAG_ONLY, SHARED_KEYS, SIMULATE_KEYS, TRAIN_KEYS
 
 MODES = ("train", "simulate", "both")
 #: Short forms of flags.
 SHORT = {"epochs": "-n", "save_name": "-s"}
-
-
-class RunnerKeys(BaseModel):
-    """The runner's own keys, beside those of :class:`core.config.Config`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    ic_path: str | None = Field(
-        None, description="initial conditions: .npy or .txt, rows of m, x.., v.., or .npy of (M, N, columns)"
-    )
-    use_train_ic: bool = Field(False, description="simulate the systems that the model was trained on")
-    multi_orbit_sim: bool = Field(False, description="simulate num_orbits systems in one batch, else one")
-    wandb: bool = Field(False, description="log a training to Weights & Biases")
-    wandb_project: str = Field("AITimeStepper", min_length=1, description="its project")
-    wandb_name: str | None = Field(None, min_length=1, description="the run's name, else save_name, else runner_train")
-    # Flags only: they name files of one run, or how it is done.
-    config: str | None = Field(None, description="TOML file of keys, with [train] and [simulate] sections")
-    resume: str | None = Field(None, description="state.pt of a training that is to go on, bit for bit")
-    guard: bool = Field(False, description="redo a step whose rel_dE exceeds energy_threshold with half the dt")
-    save_trajectory: str | None = Field(None, description="write the trajectory to this .npz file")
-    plot: str | None = Field(None, description="write tracks and errors to this .png file")
-    train_ic_path: str | None = Field(None, description="both: --ic-path of the training")
-    sim_ic_path: str | None = Field(None, description="both: --ic-path of the simulation")
-
-
-#: Runner keys that a TOML file may not hold.
-FLAG_ONLY = frozenset("config resume guard save_trajectory plot train_ic_path sim_ic_path".split())
-#: Every key that a flag is made of, with its field.
-FIELDS: dict[str, FieldInfo] = {**RunnerKeys.model_fields, **Config.model_fields}
+#: The flags as --help shows them.
+GROUPS = {
+    "training and simulation": SHARED_KEYS,
+    "training": TRAIN_KEYS,
+    "simulation": SIMULATE_KEYS,
+    "only in the mode both": frozenset(FIELDS) - SHARED_KEYS - TRAIN_KEYS - SIMULATE_KEYS,
+}
 
 
 class CommandLine(NamedTuple):
@@ -81,16 +59,20 @@ def make_parser() -> argparse.ArgumentParser:
         usage="%(prog)s {train,simulate,both} [--config FILE.toml] [--flag VALUE ...]",
         description="Train a time step, simulate with it, or both. A value comes from the defaults, the top of the "
         "TOML file, the mode's section of it ([train], [simulate]), or a flag: the last one wins.",
-        epilog="A simulation ends with the first of Nperiod, duration and steps among those that were given at the "
-        "highest level (flags, then [simulate], then the top of the file); where none was given, after the default "
-        "Nperiod. Standard output is one JSON object; everything else goes to standard error.",
+        epilog="A simulation ends by the Nperiod, duration or steps that was given at the highest level (flags, then "
+        "[simulate], then the top of the file), by steps or the time given there, whichever is first; and where none "
+        "was given, after the default Nperiod. A training is scored on held-out orbits if evaluate_every or eval_periods "
+        "is given: that takes minutes. Standard output is one JSON object; everything else goes to standard error.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser._negative_number_matcher = re.compile(r"-\.?\d.*")  # argparse's own takes -1e-3 for a flag
     parser.add_argument("mode", nargs="?", metavar="MODE", help="train, simulate, or both: train, then simulate it")
-    for key, field in FIELDS.items():
-        _add(parser, key, field)
+    for title, keys in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for key, field in FIELDS.items():
+            if key in keys:
+                _add(group, key, field)
     return parser
 
 
@@ -100,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the flags.")
 
 
-def _add(parser: argparse.ArgumentParser, key: str, field: FieldInfo) -> None:
+def _add(parser: argparse._ArgumentGroup, key: str, field: FieldInfo) -> None:
     names = [flag(key), *([SHORT[key]] if key in SHORT else [])]
     shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     default = "" if shown is None else f" (default: {shown})"

@@ -16,7 +16,7 @@ _STATUS = {"failure": 1, "interrupted": 130}
 def run_mode(line: CommandLine) -> tuple[int, Report]:
     """Do what a command line says. Return the exit status and the report."""
     settings = gather(line)
-    training = plan_training(settings["train"]) if "train" in settings else None
+    training = plan_training(settings["train"], simulated=line.mode == "both") if "train" in settings else None
     simulation = None
     if "simulate" in settings:
         simulation = plan_simulation(settings["simulate"], training.config if training is not None else None)

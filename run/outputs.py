@@ -6,9 +6,10 @@ from typing import Any
 
 from core.config import Config
 from core.errors import UserError
-from run.flags import FIELDS, FLAG_ONLY, RunnerKeys, flag
+from run.flags import flag
+from run.keys import ACTS_ON, FIELDS, FLAG_ONLY, RunnerKeys
 from run.pictures import Array, Orbit, movie, still
-from run.settings import ACTS_ON, Situation, inert_keys
+from run.settings import Situation, inert_keys
 from run.toml_file import write_keys
 
 #: The name of a run that was given none.

@@ -7,9 +7,10 @@ from core.config import Config
 from core.errors import ConfigError
 from core.initial_conditions import Systems, read_systems
 from core.timestep import Criterion, Dynamical, Fixed
-from run.flags import RunnerKeys, flag
+from run.flags import flag
+from run.keys import MODEL_KEYS, NETWORK_KEYS, RunnerKeys
 from run.outputs import check_name, check_output
-from run.settings import MODEL_KEYS, NETWORK_KEYS, Level, Settings, Situation
+from run.settings import Level, Settings, Situation
 
 #: Keys of the systems that are drawn: they default to those of the model, and may differ from them.
 SYSTEM_KEYS = frozenset(

@@ -15,31 +15,9 @@ from pydantic import ValidationError
 
 from core.config import Config, one_line
 from core.errors import ConfigError, UserError
-from run.flags import FIELDS, CommandLine, RunnerKeys, flag
+from run.flags import CommandLine, flag
+from run.keys import ACTS_ON, FIELDS, HALF_FLAGS, HALVES, TRAIN_KEYS, RunnerKeys
 from run.toml_file import KeyFile, read_keys
-
-#: Keys of a network and its inputs: a training makes it by them, a simulation takes them from the checkpoint.
-NETWORK_KEYS = frozenset(
-    "hidden_dims activation dt_bound dt_scale fourier_scale fourier_dim normalize_inputs history_len feature_type "
-    "history_warmup".split()
-)
-#: All keys in which a simulation and its model must agree.
-MODEL_KEYS = NETWORK_KEYS | frozenset("n_steps num_particles dim softening dtype eps".split())
-#: Keys that both modes act on.
-SHARED_KEYS = MODEL_KEYS | frozenset(
-    "mass pos_scale vel_scale external_field_mass external_field_position num_orbits e_min e_max a_min a_max "
-    "energy_threshold seed device tf32 duration save_name movie movie_dir movie_max_frames movie_fps movie_dpi "
-    "ic_path config plot".split()
-)
-SIMULATE_KEYS = frozenset(
-    "integrator_mode dt steps Nperiod model_path use_train_ic multi_orbit_sim guard save_trajectory".split()
-)
-#: Flags of `both` that give one of its halves a value of its own.
-HALVES = {"train": {"train_ic_path": "ic_path"}, "simulate": {"sim_ic_path": "ic_path"}}
-_HALF_FLAGS = {key: mode for mode, half in HALVES.items() for key in half}
-TRAIN_KEYS = frozenset(FIELDS) - SHARED_KEYS - SIMULATE_KEYS - frozenset(_HALF_FLAGS)
-#: What each mode acts on.
-ACTS_ON = {"train": TRAIN_KEYS | SHARED_KEYS, "simulate": SIMULATE_KEYS | SHARED_KEYS}
 
 
 class Level(IntEnum):
@@ -108,7 +86,7 @@ def gather(line: CommandLine) -> dict[str, Settings]:
     """Return the settings of each mode that is to run. Raises UserError for what none of them acts on."""
     modes = ("train", "simulate") if line.mode == "both" else (line.mode,)
     for key in line.keys:
-        if key in _HALF_FLAGS:
+        if key in HALF_FLAGS:
             if line.mode != "both":
                 raise UserError(f"The flag {flag(key)} belongs to the mode both; give --ic-path in {line.mode}.")
         elif not any(key in ACTS_ON[mode] for mode in modes):

@@ -16,10 +16,10 @@ from core.initial_conditions import as_orbits, unit_of_time
 from core.orbits import Orbits, draw, forces_of
 from core.simulation import Record, simulate
 from run import report
+from run.keys import NETWORK_KEYS
 from run.outputs import draw_pictures, write_beside
 from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
 from run.plan import ENDS, Plan
-from run.settings import NETWORK_KEYS
 from run.trajectory import TrajectoryWriter, read_trajectories
 
 #: Added to the seed of the systems that are drawn: a training with the same seed has not seen them.

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from core.config import NOT_AVAILABLE_YET
 from core.errors import ConfigError, nearest
-from run.flags import FIELDS, FLAG_ONLY, flag
+from run.flags import flag
+from run.keys import FIELDS, FLAG_ONLY
 
 SECTIONS = ("train", "simulate")
 

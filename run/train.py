@@ -17,7 +17,7 @@ from core.orbits import Orbits
 from core.timestep import Criterion
 from core.trainer import Trainer
 from core.training import TrainingSummary, train
-from run.flags import RunnerKeys
+from run.keys import RunnerKeys
 from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
 from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
 from run.plan import read_given_systems
@@ -49,9 +49,14 @@ class TrainingPlan(NamedTuple):
         return Path("data") / (self.config.save_name or DEFAULT_NAME)
 
 
-def plan_training(settings: Settings) -> TrainingPlan:
-    """Resolve and check a training. Raises UserError for whatever cannot be honoured."""
+def plan_training(settings: Settings, *, simulated: bool = False) -> TrainingPlan:
+    """Resolve and check a training, which may be ``simulated`` after it. Raises UserError for what cannot be honoured."""
     own = settings.runner_keys()
+    if own.plot is not None:
+        check_output(own.plot, ".png")
+        if simulated:  # which gets the plot of that name, as it gets the movie without _train
+            path = Path(own.plot)
+            own = own.model_copy(update={"plot": str(path.with_stem(f"{path.stem}_train"))})
     fixed: dict[str, Any] = {}
     systems = None
     if own.ic_path is not None:
@@ -68,11 +73,7 @@ def plan_training(settings: Settings) -> TrainingPlan:
     scored = any(key in settings for key in SCORE_KEYS)
     if scored and config.num_particles != 2:
         key = next(key for key in SCORE_KEYS if key in settings)
-        raise settings.refusal(
-            key, f"asks for scores on held-out orbits of two bodies, and num_particles is {config.num_particles}; remove it."
-        )
-    if own.plot is not None:
-        check_output(own.plot, ".png")
+        raise settings.refusal(key, f"needs held-out orbits of two bodies; num_particles is {config.num_particles}.")
     check_name(config.save_name)
     _ = config.torch_device  # refused here if there is none
     orbits = as_orbits(systems, config) if systems is not None else None

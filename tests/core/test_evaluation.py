@@ -96,11 +96,11 @@ def test_a_network_is_scored_in_its_own_terms():
 
 # By hand -------------------------------------------------------------------------------------------
 
-#: 100 evaluations a period at an error of 1e-2, 1000 at 1e-4; the third point is an accident that does not count.
+#: 100 evaluations a period at an error of 1e-2, 1000 at 1e-4; the points after that cost more and err more.
 CURVE = ReferenceCurves(
     "validation",
-    {10: np.array([[100.0, 1000.0, 3000.0]] * 4)},
-    {10: np.array([[1e-2, 1e-4, 5e-4]] * 4)},
+    {10: np.array([[100.0, 1000.0, 2000.0, 3000.0]] * 4)},
+    {10: np.array([[1e-2, 1e-4, 5e-4, 2e-4]] * 4)},
 )
 
 

@@ -190,7 +190,7 @@ def test_one_bad_update_is_skipped_and_counted():
 
 
 def test_bad_updates_in_a_row_fail_the_lane_with_the_reason():
-    trainer = Trainer([small(max_retrain_steps=0, lr=0.5)])
+    trainer = Trainer([small(max_retrain_steps=2 * MOST_SKIPS, lr=0.5)])
     trainer.network.flat.fill_(torch.nan)
     with pytest.raises(TrainingFailed, match=rf"{MOST_SKIPS} updates in a row .*epoch 1, collect.*smaller lr \(0.5\)"):
         trainer.train_epoch()

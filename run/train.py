@@ -50,7 +50,7 @@ class TrainingPlan(NamedTuple):
 
 
 def plan_training(settings: Settings, *, simulated: bool = False) -> TrainingPlan:
-    """Resolve and check a training, which may be ``simulated`` after it. Raises UserError for what cannot be honoured."""
+    """Resolve and check a training, to be ``simulated`` after it or not. Raises UserError."""
     own = settings.runner_keys()
     if own.plot is not None:
         check_output(own.plot, ".png")

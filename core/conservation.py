@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.forces import State
+from core.forces import State, angular_momentum
 
 
 class MomentumErrors(NamedTuple):
@@ -38,17 +38,10 @@ class _Carried:
         mass = state.mass.unsqueeze(-1)
         each = mass * state.velocity
         self.momentum = each.sum(-2)
-        self.angular = _cross(state.position, each).sum(-2)
+        self.angular = angular_momentum(state.position, state.velocity, state.mass)
         size = torch.linalg.vector_norm(each, dim=-1)
         self.moving = size.sum(-1)
         self.turning = (size * torch.linalg.vector_norm(state.position, dim=-1)).sum(-1)
-
-
-def _cross(first: Tensor, second: Tensor) -> Tensor:
-    """Vector product in 3-D, its one component in 2-D, (..., N, 3 or 1)."""
-    if first.shape[-1] == 3:
-        return torch.linalg.cross(first, second)
-    return (first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0]).unsqueeze(-1)
 
 
 def _relative(change: Tensor, before: Tensor, after: Tensor) -> Tensor:

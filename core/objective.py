@@ -105,3 +105,8 @@ def angular_momentum_error(state: State, attempt: Attempt) -> AngularMomentumErr
     reach = state.position.square().sum(-1).sqrt() * state.velocity.square().sum(-1).sqrt()
     scale = torch.maximum(before.square().sum(-1).sqrt(), 1e-3 * (state.mass * reach).sum(-1))
     return AngularMomentumError(size, scale, (change * slope).sum(-1) / size)
+
+
+def in_order(values: Tensor) -> Tensor:
+    """Sum over the last dimension one by one, so that zeros behind a lane's own values do not change its rounding."""
+    return values.cumsum(-1)[..., -1]

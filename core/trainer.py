@@ -23,7 +23,7 @@ from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase, make_optimizer
 from core.leapfrog import Block
 from core.network import Forward, FullyConnectedNN
-from core.objective import Attempt, Objective, angular_momentum_error
+from core.objective import Attempt, Objective, angular_momentum_error, in_order
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
@@ -397,8 +397,3 @@ class Trainer:
 def _cold_capacity(config: Config) -> int:
     """Cold starts that a lane keeps: the newest eight of each place in each orbit's warm-up."""
     return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8
-
-
-def in_order(values: Tensor) -> Tensor:
-    """Sum over the last dimension one by one, so that zeros behind a lane's own values do not change its rounding."""
-    return values.cumsum(-1)[..., -1]

@@ -126,6 +126,11 @@ def test_scores_by_hand(monkeypatch):
         steps=torch.tensor([2000, 5000, 1000, 500]),
         violations=torch.tensor([85, 0, 0, 0]),
         failed=torch.tensor([False, False, False, True]),
+        rejected=torch.zeros(4),
+        initial_energy=-torch.ones(4),
+        final_energy=-torch.ones(4),
+        momentum_error=torch.zeros(4),
+        angular_momentum_error=torch.zeros(4),
     )
     state = draw(small(), 4, torch.Generator()).state
     monkeypatch.setattr(evaluation, "held_out_orbits", lambda config, held_out: Orbits(state, period))

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 if not __package__:  # run as a file: its own folder is on the path, but `run` and `core` are next to each other
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
@@ -27,8 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 1 a training that failed, 130 one that was interrupted. Bad input is one line on
     standard error, and status 2.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # the tensors are small: more threads wait for each other (measured 4 to 7 times)
     with exit_on_user_error("runner"):
         line = parse(sys.argv[1:] if arguments is None else arguments)
         if "OMP_NUM_THREADS" not in os.environ:

@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import torch
+
 from core.checkpoint import Model, load_model
 from core.config import Config
 from core.errors import ConfigError
-from core.initial_conditions import Systems, read_systems
+from core.initial_conditions import Systems, as_orbits, read_systems
+from core.orbits import Orbits
 from core.timestep import Criterion, Dynamical, Fixed
 from run.flags import flag
 from run.keys import MODEL_KEYS, NETWORK_KEYS, RunnerKeys
@@ -29,8 +32,8 @@ class Plan(NamedTuple):
     #: Those of ENDS that hold.
     ends: frozenset[str]
     model: Model | None
-    #: Systems of a file; else the model's own (use_train_ic), else they are drawn.
-    systems: Systems | None
+    #: Systems of a file; else they are the model's own (use_train_ic), else they are drawn.
+    systems: Orbits | None
     situation: Situation
 
     @property
@@ -86,7 +89,10 @@ def plan_simulation(settings: Settings, trained: Config | None = None) -> Plan:
         check_output(own.save_trajectory, ".npz")
     check_name(config.save_name)
     _ = config.torch_device  # refused here if there is none
-    return Plan(config, own, ends, model, systems, situation)
+    orbits = as_orbits(systems, config) if systems is not None else None
+    if orbits is not None and "Nperiod" in ends and not torch.isfinite(orbits.period).all():
+        raise ConfigError(f"{own.ic_path}: its systems have no unit of time (no energy); give --duration or --steps.")
+    return Plan(config, own, ends, model, orbits, situation)
 
 
 def _refuse_model_path(settings: Settings) -> None:

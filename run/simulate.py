@@ -10,9 +10,8 @@ import torch
 from torch import Generator
 
 from core.checkpoint import load_model
-from core.errors import ConfigError
 from core.forces import State
-from core.initial_conditions import as_orbits, unit_of_time
+from core.initial_conditions import unit_of_time
 from core.orbits import Orbits, draw, forces_of
 from core.simulation import Record, simulate
 from run import report
@@ -38,7 +37,7 @@ def orbits_of(plan: Plan) -> Orbits:
     config, own = plan.config, plan.own
     count = config.num_orbits if own.multi_orbit_sim else 1
     if plan.systems is not None:
-        return as_orbits(plan.systems, config)
+        return plan.systems
     if own.use_train_ic:
         assert plan.model is not None
         held = State(**plan.model.content["extra"]["train_ic"]).map(
@@ -56,9 +55,6 @@ def run_simulation(plan: Plan) -> report.Report:
     if config.movie and ffmpeg is None:
         print(WITHOUT_FFMPEG, file=sys.stderr)
     orbits = orbits_of(plan)
-    if "Nperiod" in plan.ends and not torch.isfinite(orbits.period).all():
-        raise ConfigError("The systems have no unit of time (their energy is 0); give --duration or --steps.")
-    print(f"simulating {_what(plan, len(orbits.period))}: {plan.criterion_summary}", file=sys.stderr)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     files: dict[str, str] = {}
     with ExitStack() as stack:
@@ -86,6 +82,7 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
         writer = None
         if trajectory is not None:
             writer = stack.enter_context(TrajectoryWriter(trajectory, orbits.state))
+        print(f"simulating {_what(plan, len(orbits.period))}: {plan.criterion_summary}", file=sys.stderr)
         began = time.perf_counter()
         outcome = simulate(
             orbits.state,

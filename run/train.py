@@ -10,13 +10,14 @@ import torch
 
 from core.checkpoint import load_model, load_state
 from core.config import Config
+from core.errors import ConfigError
 from core.evaluation import ReferenceCurves, evaluate, reference_curves
 from core.initial_conditions import as_orbits
 from core.lane import EpochRecord
 from core.orbits import Orbits
 from core.timestep import Criterion
 from core.trainer import Trainer
-from core.training import TrainingSummary, train
+from core.training import MAY_CHANGE, TrainingSummary, train
 from run.keys import RunnerKeys
 from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
 from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
@@ -70,6 +71,8 @@ def plan_training(settings: Settings, *, simulated: bool = False) -> TrainingPla
         # Drawn here, so that the resolved config holds it.
         fixed["seed"] = secrets.randbits(32)
     config = settings.config(base, **fixed)
+    if own.resume is not None:
+        _check_resumed(own.resume, settings, config, base, done)
     scored = any(key in settings for key in SCORE_KEYS)
     if scored and config.num_particles != 2:
         key = next(key for key in SCORE_KEYS if key in settings)
@@ -89,11 +92,20 @@ def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int]:
         given = read_given_systems(settings.value("ic_path"), settings)
         if systems is None or not torch.equal(systems.state.position.cpu().double(), torch.from_numpy(given.position)):
             raise settings.refusal("ic_path", f"holds other systems than the training in {path} has; leave it out.")
-    held = trainer.lanes[0].config.device
-    if settings.value("device") != held and "device" in settings:
-        raise settings.refusal("device", f"differs from that of the training in {path} ({held}); remove it.")
     # A limit on time is one run's own.
     return trainer.lanes[0].config.to_dict() | {"duration": None}, trainer.lanes[0].epoch
+
+
+def _check_resumed(path: str, settings: Settings, config: Config, base: dict[str, Any], done: int) -> None:
+    """Refuse what contradicts a training that is to go on: core would, but only when a run has been announced."""
+    now = config.to_dict()
+    for key in settings:
+        if key in now and key not in MAY_CHANGE and now[key] != base[key]:
+            raise settings.refusal(key, f"is {now[key]!r}, but the training in {path} has {base[key]!r}; leave it out.")
+    if config.epochs <= done:
+        raise ConfigError(
+            f"The training in {path} has run {done} epochs already, of {config.epochs}; give a larger --epochs."
+        )
 
 
 class _Watch:

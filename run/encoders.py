@@ -5,18 +5,20 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import GifImagePlugin, Image, ImageChops
+from PIL import GifImagePlugin, Image
 
 from core.errors import UserError
 
 #: Pixels (H, W, 4) of frame k, height and width even.
 Frame = Callable[[int], NDArray[np.uint8]]
+
+#: The one of a GIF's 256 colours that stands for a pixel as it was in the frame before.
+_UNCHANGED = 255
 
 #: What to tell a user who asked for a movie where :func:`find_ffmpeg` finds none.
 WITHOUT_FFMPEG = (
@@ -41,7 +43,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); give another place.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason why it could not be made is in the way of removing it, too
+            temporary.unlink(missing_ok=True)
 
 
 def write_mp4(path: Path, frame: Frame, count: int, fps: int, ffmpeg: str) -> None:
@@ -70,25 +73,36 @@ def write_mp4(path: Path, frame: Frame, count: int, fps: int, ffmpeg: str) -> No
 
 
 def write_gif(path: Path, frame: Frame, count: int, fps: int) -> None:
-    """Write ``count`` frames with one palette, each as the rectangle in which it differs from the one before.
+    """Write ``count`` frames with one palette, each with nothing but the pixels that changed.
 
     Image.save would hold all frames in memory, a gigabyte for a thousand.
     """
-    palette = _image(frame(count - 1)).quantize(256)  # by the end all colours are on screen
+    palette = _palette(_image(frame(count - 1)))  # by the end all colours are on screen
     duration = max(20, round(1000 / fps))  # viewers slow down what is faster
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        before: Image.Image | None = None
+        before: NDArray[np.uint8] | None = None
         for number in range(count):
-            now = _image(frame(number)).quantize(palette=palette, dither=Image.Dither.NONE)
-            box: Any = (0, 0, *now.size)
+            picture = _image(frame(number)).quantize(palette=palette, dither=Image.Dither.NONE)
+            now = np.asarray(picture)
             if before is None:
-                file.writelines(GifImagePlugin.getheader(now, info={"loop": 0, "duration": duration})[0])
+                file.writelines(GifImagePlugin.getheader(picture, info={"loop": 0, "duration": duration})[0])
+                file.writelines(GifImagePlugin.getdata(picture, duration=duration))
             else:
-                # A frame without a change is one pixel: frames stay uniform in time.
-                box = ImageChops.difference(now.convert("RGB"), before.convert("RGB")).getbbox() or (0, 0, 1, 1)
-            file.writelines(GifImagePlugin.getdata(now.crop(box), box[:2], duration=duration))
+                piece = Image.fromarray(np.where(now == before, np.uint8(_UNCHANGED), now))
+                file.writelines(GifImagePlugin.getdata(piece, duration=duration, transparency=_UNCHANGED))
             before = now
         file.write(b";")
+
+
+def _palette(image: Image.Image) -> Image.Image:
+    """An image with the colours that ``image`` needs most, one index left free, and white as white."""
+    reduced = image.quantize(_UNCHANGED)
+    colours = np.array(reduced.getpalette()).reshape(-1, 3)
+    colours[(colours > 247).all(-1)] = 255
+    filled = np.zeros((256, 3), int)
+    filled[: len(colours)] = colours
+    reduced.putpalette(filled.ravel().tolist())
+    return reduced
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:

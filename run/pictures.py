@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from core.errors import UserError
 from run.curves import Array, Curves, Orbit, reach
@@ -184,7 +184,8 @@ class _Scene:
                     axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5), numticks=6))
                     axes.yaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(np.inf, np.inf)))
             else:
-                axes.set_yticks([])
+                axes.yaxis.set_major_locator(NullLocator())
+                axes.yaxis.set_minor_locator(NullLocator())
                 axes.text(0.5, 0.5, "0 at every step", transform=axes.transAxes, ha="center", color="#555555")
             if number < len(_PANELS) - 1:
                 axes.tick_params(labelbottom=False)

@@ -98,7 +98,7 @@ def _palette(image: Image.Image) -> Image.Image:
     """An image with the colours that ``image`` needs most, one index left free, and white as white."""
     reduced = image.quantize(_UNCHANGED)
     colours = np.array(reduced.getpalette()).reshape(-1, 3)
-    colours[(colours > 247).all(-1)] = 255
+    colours[(colours > 240).all(-1)] = 255  # Pillow's search for the nearest colour is a coarse one
     filled = np.zeros((256, 3), int)
     filled[: len(colours)] = colours
     reduced.putpalette(filled.ravel().tolist())

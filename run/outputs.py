@@ -6,9 +6,9 @@ from typing import Any
 
 from core.config import Config
 from core.errors import UserError
+from run.curves import Array, Orbit
 from run.flags import flag
 from run.keys import ACTS_ON, FIELDS, FLAG_ONLY, RunnerKeys
-from run.pictures import Array, Orbit, movie, still
 from run.settings import Situation, inert_keys
 from run.toml_file import write_keys
 
@@ -42,6 +42,9 @@ def draw_pictures(
 ) -> dict[str, str]:
     """Make the still and the movie that were asked for; return their paths by name."""
     files = {}
+    if own.plot is not None or config.movie:
+        # matplotlib takes longer to import than many a run takes.
+        from run.pictures import movie, still
     if own.plot is not None:
         still(orbits, own.plot, title=title, dpi=config.movie_dpi, warmup=warmup)
         files["plot"] = own.plot

@@ -15,9 +15,9 @@ from core.initial_conditions import unit_of_time
 from core.orbits import Orbits, draw, forces_of
 from core.simulation import Record, simulate
 from run import report
+from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import NETWORK_KEYS
 from run.outputs import draw_pictures, write_beside
-from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
 from run.plan import ENDS, Plan
 from run.trajectory import TrajectoryWriter, read_trajectories
 

@@ -18,9 +18,9 @@ from core.orbits import Orbits
 from core.timestep import Criterion
 from core.trainer import Trainer
 from core.training import MAY_CHANGE, TrainingSummary, train
+from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import RunnerKeys
 from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
-from run.pictures import WITHOUT_FFMPEG, find_ffmpeg
 from run.plan import read_given_systems
 from run.progress import TrainingProgress
 from run.report import Report

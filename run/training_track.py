@@ -38,28 +38,30 @@ class TrainingTrack:
         for orbit in step.accepted.nonzero().flatten().tolist():
             dt = float(step.dt[orbit])
             self._time[orbit] += dt
-            self._note(orbit, dt, float(step.energy[orbit]), step.state, warm=bool(step.warm[orbit]))
+            row = _row(self._time[orbit], dt, step.energy, step.state, orbit, warm=bool(step.warm[orbit]))
+            self._rows[orbit].append(row)
 
     def epoch(self, trainer: Trainer) -> None:
-        """Note the orbits that start afresh with the next epoch."""
-        held = trainer.collection
+        """Note where the orbits began (after the first epoch), and those that start afresh with the next."""
+        held, lane = trainer.collection, trainer.lanes[0]
         state = held.own_state(0)
         self._begin(state)
+        if lane.epoch == 1:
+            energy = trainer.forces.energy(lane.train_ic)[0]
+            for orbit, rows in enumerate(self._rows):
+                rows.insert(0, _row(0.0, 0.0, energy, lane.train_ic, orbit))
         for orbit in (held.age[0, : len(self._rows)] == 0).nonzero().flatten().tolist():
-            if self._rows[orbit]:
+            rows, time = self._rows[orbit], self._time[orbit]
+            if len(rows) > 1:
                 nothing = np.full(state.position.shape[1:], np.nan)
-                self._rows[orbit].append(_Row(self._time[orbit], 0.0, np.nan, nothing, nothing, warm=False))
-            self._note(orbit, 0.0, float(held.energy[0, orbit]), state, warm=False)
+                rows.append(_Row(time, 0.0, np.nan, nothing, nothing, warm=False))
+                rows.append(_row(time, 0.0, held.energy[0], state, orbit))
 
     def _begin(self, state: State) -> None:
         if not self._rows:
             count = len(state.mass)
             self._rows, self._time = [[] for _ in range(count)], [0.0] * count
             self._mass = [_numpy(state.mass[orbit]) for orbit in range(count)]
-
-    def _note(self, orbit: int, dt: float, energy: float, state: State, *, warm: bool) -> None:
-        position, velocity = _numpy(state.position[orbit]), _numpy(state.velocity[orbit])
-        self._rows[orbit].append(_Row(self._time[orbit], dt, energy, position, velocity, warm))
 
     def trajectories(self) -> list[Trajectory]:
         """Return the orbits that took a step, each with all its rows."""
@@ -74,6 +76,10 @@ class TrainingTrack:
     def warm_up(self) -> list[NDArray[np.bool_]]:
         """Return for each of :meth:`trajectories` which of its rows are warm-up steps."""
         return [np.array([row.warm for row in rows]) for rows in self._rows if len(rows) > 1]
+
+
+def _row(time: float, dt: float, energy: Tensor, state: State, orbit: int, *, warm: bool = False) -> _Row:
+    return _Row(time, dt, float(energy[orbit]), _numpy(state.position[orbit]), _numpy(state.velocity[orbit]), warm)
 
 
 def _numpy(tensor: Tensor) -> Array:

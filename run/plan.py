@@ -131,15 +131,16 @@ def _read(settings: Settings, trained: Config | None) -> Systems | None:
         return None
     if settings.value("use_train_ic"):
         raise settings.refusal("use_train_ic", "and ic_path both name initial conditions; leave one of them out.")
-    return read_given_systems(path, settings, trained)
+    return read_given_systems(path, settings, trained=trained, many=settings.runner_keys().multi_orbit_sim)
 
 
-def read_given_systems(path: str, settings: Settings, trained: Config | None = None) -> Systems:
-    """Read a file of initial conditions; bodies, dimensions and their number must be those given, if any are."""
+def read_given_systems(path: str, settings: Settings, *, trained: Config | None = None, many: bool = True) -> Systems:
+    """Read a file of initial conditions; bodies, dimensions and (of ``many``) their number are those given, if any."""
     wanted = {key: settings.value(key) if key in settings else None for key in ("num_particles", "dim", "num_orbits")}
     if trained is not None:
         wanted |= {"num_particles": trained.num_particles, "dim": trained.dim}
-    return read_systems(path, bodies=wanted["num_particles"], dim=wanted["dim"], count=wanted["num_orbits"])
+    count = wanted["num_orbits"] if many else None
+    return read_systems(path, bodies=wanted["num_particles"], dim=wanted["dim"], count=count)
 
 
 def _analytic(settings: Settings, fixed: dict[str, Any]) -> Config:

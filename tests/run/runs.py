@@ -3,11 +3,13 @@
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from core.checkpoint import load_model
 from run import runner
@@ -31,6 +33,11 @@ class Seen:
     folder: Path
     model: dict[str, Any] = field(default_factory=dict)
 
+    def __getitem__(self, name: str) -> Any:
+        """Something by its name: of the report, of the last epoch's record, or of the model's config."""
+        held = (self.report, self.model.get("info", {}), self.model.get("config", {}))
+        return next(values[name] for values in held if name in values)
+
     @property
     def last(self) -> dict[str, Any]:
         """The last epoch's record."""
@@ -52,6 +59,61 @@ class Seen:
     @property
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def lines(self, part: str) -> int:
+        """Lines of standard error that hold ``part``."""
+        return sum(part in line for line in self.err.splitlines())
+
+    def first(self, name: str) -> Any:
+        """A number of the first epoch."""
+        return self.model["logs"][0][name]
+
+    def gif(self, name: str) -> dict[str, Any]:
+        """Frames, size in dots and milliseconds a frame of a GIF."""
+        with Image.open(self.folder / name) as image:
+            return {"frames": image.n_frames, "size": image.size, "pause": image.info["duration"]}
+
+
+Check = Callable[[Seen, Seen], bool]
+Get = Callable[[Seen], Any] | str
+
+
+@dataclass
+class Row:
+    """Flags that change a key, what must change by them, and flags that both runs have beside a small default."""
+
+    changed: str
+    check: Check
+    base: str = ""
+
+
+def _of(seen: Seen, get: Get) -> Any:
+    return seen[get] if isinstance(get, str) else get(seen)
+
+
+def becomes(get: Get, before: Any, after: Any) -> Check:
+    """What was ``before`` is ``after`` when the key has changed."""
+    return lambda a, b: bool(_of(a, get) == before and _of(b, get) == after)
+
+
+def differs(get: Get) -> Check:
+    """It is something else when the key has changed."""
+    return lambda a, b: bool(_of(a, get) != _of(b, get))
+
+
+def grows(get: Get, factor: float = 1.0) -> Check:
+    """It is more than ``factor`` times what it was."""
+    return lambda a, b: bool(_of(b, get) > factor * _of(a, get))
+
+
+def shrinks(get: Get, factor: float = 1.0) -> Check:
+    """It is less than ``factor`` times what it was."""
+    return lambda a, b: bool(_of(b, get) < factor * _of(a, get))
+
+
+def all_of(*checks: Check) -> Check:
+    """All of the checks hold."""
+    return lambda a, b: all(check(a, b) for check in checks)
 
 
 def run(folder: Path, *arguments: object) -> Seen:

@@ -45,6 +45,8 @@ class Collection:
         shape = (lanes, batch)
         vectors = torch.zeros(*shape, first.num_particles, first.dim, device=device, dtype=first.torch_dtype)
         self.state = State(vectors, vectors.clone(), vectors.clone(), vectors[..., 0].clone())
+        self._history_len = torch.tensor([[config.history_len] for config in configs], device=device)
+        self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=first.torch_dtype)
         self.energy, self.scale = vectors[..., 0, 0].clone(), vectors[..., 0, 0].clone()
         self.elapsed = torch.zeros(shape, dtype=torch.float64, device=device)
         self.period = torch.zeros_like(self.elapsed)
@@ -149,6 +151,22 @@ class Collection:
         self.collected += accepted & ~warm
         self.tries.masked_fill_(accepted, 0)
         self.refresh()
+
+    def is_warm_up(self) -> Tensor:
+        """Whether an orbit is in the first history_len steps since it started, (L, B)."""
+        return self.age < self._history_len
+
+    def warm_up_steps(self) -> Tensor:
+        """Return the dynamical criterion's step (L, B) for orbits in their warm-up, NaN for the others."""
+        eps = self._eps.expand_as(self.energy)
+        return torch.where(self.is_warm_up(), Dynamical(eps).propose(self.state, eps), torch.nan)
+
+    def first_output(self, lane: int) -> float:
+        """Return the logarithm of a lane's first proposal: the dynamical criterion's step on its initial orbits."""
+        state = self.own_state(lane)
+        criterion = Dynamical(self.configs[lane].eps)
+        tau = criterion.propose(state, criterion.init(state))
+        return float((tau / self.unit[lane, : len(tau)]).log().mean())
 
     def fit_scales(self, lane: int) -> InputScales:
         """Fit typical L, V, A and T (geometric means) on a flight with the dynamical criterion.

@@ -28,7 +28,7 @@ from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
 from core.samples import SampleBuffer, Samples, SampleShape
-from core.timestep import Dynamical, Learned, network_of
+from core.timestep import Learned, network_of
 
 #: Samples of one pass of a verdict.
 _VERDICT_CHUNK = 4096
@@ -98,7 +98,7 @@ class Trainer:
         self.lanes: list[Lane] = []
         self.collection.open(fitted)
         for index, config in enumerate(configs):
-            self.network.initialize(index, generators[index], self._first_output(index), config.fourier_scale)
+            self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
             parameter = torch.nn.Parameter(self.network.flat[index])
             optimizer = make_optimizer(config, parameter)
             start = self.collection.own_state(index).map(torch.clone)
@@ -112,11 +112,9 @@ class Trainer:
             self.network.flat,
         )
         self.objective = Objective(configs, self.forces)
-        self._warm_up = torch.tensor([[config.history_len] for config in configs], device=device)
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
         self._cap = torch.tensor([[config.max_retrain_steps or 2**62] for config in configs], device=device)
         self._analytic = first.history_warmup == "analytic" and any(config.history_len for config in configs)
-        self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=dtype)
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
     def train_epoch(self) -> EpochRecord:
@@ -177,7 +175,7 @@ class Trainer:
         samples = held.samples().pick(index)
         active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
         forward = self.network.forward(self._embed(samples, chosen), chosen.layers)
-        instead = self._analytic_steps(samples)[index] if self._analytic else None
+        instead = held.warm_up_steps()[index] if self._analytic else None
         attempt = self.objective.attempt(samples, forward.output, index, instead)
         accepted = active & (attempt.rel_dE < self.objective.threshold[index])  # a NaN is not accepted
         if instead is not None:
@@ -190,7 +188,7 @@ class Trainer:
         if any(counts[1]):
             self._retrain(chosen, samples, forward, attempt, rejected, counts[1])
         if any(counts[0]):
-            self._record_and_move(chosen, samples, attempt, accepted)
+            self._record_and_move(chosen, samples, attempt, accepted, counts[0])
 
     def _retrain(
         self,
@@ -213,17 +211,19 @@ class Trainer:
             self.lanes[lane].record.stuck_orbits += count
             self.lanes[lane].record.retrain_steps += has_any
 
-    def _record_and_move(self, chosen: Selection, samples: Samples, attempt: Attempt, accepted: Tensor) -> None:
+    def _record_and_move(
+        self, chosen: Selection, samples: Samples, attempt: Attempt, accepted: Tensor, counts: list[int]
+    ) -> None:
         """Store the accepted states (warm-up ones as cold starts), and let their orbits take the step."""
         held, lanes = self.collection, len(self.lanes)
-        warm = held.age < self._warm_up
+        warm = held.is_warm_up()
         packed = samples.pack()
         error = angular_momentum_error(samples.state, attempt)
         sums = torch.stack([attempt.rel_dE, error.change / error.scale, attempt.dt])
         totals = in_order(torch.where(accepted, sums, 0)).T.tolist()
         for row, lane in enumerate(chosen.lanes):
             error_sum, momentum_sum, dt_sum = totals[row]
-            self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, int(accepted[row].sum()))
+            self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, counts[row])
             cold = warm[lane]
             if self.buffer.cold_capacity[lane]:
                 starts = packed[row, accepted[row] & cold]
@@ -367,13 +367,6 @@ class Trainer:
             if updating[row]:
                 self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
 
-    def _analytic_steps(self, samples: Samples) -> Tensor:
-        """Return the dynamical criterion's step (L, B) for orbits in their warm-up, NaN for the others."""
-        held = self.collection
-        eps = self._eps.expand_as(held.energy)
-        tau = Dynamical(eps).propose(held.state, eps)
-        return torch.where(held.age < self._warm_up, tau, torch.nan)
-
     def _finish(self, index: int) -> EpochRecord:
         record = self.lanes[index].finish_epoch(self.buffer.count(index))
         self.collection.begin_epoch(self.lanes[index], index)
@@ -385,13 +378,7 @@ class Trainer:
         count = self.lanes[index].config.num_orbits
         self.lanes[index].record.E0 = float(self.collection.energy[index, :count].mean())
 
-    def _first_output(self, lane: int) -> float:
-        """Return the logarithm of the first proposal: the dynamical criterion's step on the lane's initial orbits."""
-        held = self.collection
-        state = held.own_state(lane)
-        criterion = Dynamical(held.configs[lane].eps)
-        tau = criterion.propose(state, criterion.init(state))
-        return float((tau / held.unit[lane, : len(tau)]).log().mean())
+
 
 
 def _cold_capacity(config: Config) -> int:

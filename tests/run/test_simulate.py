@@ -112,9 +112,9 @@ def test_a_flag_that_says_what_the_checkpoint_says_is_fine(model, tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
-    """A model of NaN weights fails every orbit, and the report is still JSON."""
+    """A model whose steps overflow fails every orbit, and the report is still JSON."""
     trainer = Trainer([small()])
-    trainer.network.flat.fill_(torch.nan)
+    trainer.network.flat.fill_(1e6)
     save_model(tmp_path / "model.pt", trainer)
     seen = run(tmp_path, "simulate", "--model-path", "model.pt", "--multi-orbit-sim")
     assert seen.report["failed_orbits"] == 4

@@ -149,8 +149,8 @@ class Config(BaseModel):
             raise ValueError(f"The value of `mass` is {self.mass}, but the masses must have a positive sum.")
         if sum(mass > 0 for mass in masses) < 2 and self.external_field_mass is None:
             raise ValueError(
-                f"The value of `mass` is {self.mass}, but at least two bodies must have mass, or an external field must "
-                "act: the energy would be zero, and its relative error nothing."
+                f"The value of `mass` is {self.mass}, but at least two bodies must have mass, or an external field "
+                "must act: the energy would be zero, and its relative error nothing."
             )
         position = self.external_field_position
         if (position is None) != (self.external_field_mass is None):

@@ -75,10 +75,14 @@ def load_model(path: Path | str, device: str = "cpu") -> Model:
     content = _read(path, _MODEL_KEYS, "model")
     with _fitting_together(path, "model"):
         config = _config(path, {**content["config"], "device": device})
+        for key in ("history_len", "feature_type", "dtype"):
+            held = getattr(config, key)
+            if content[key] != held:
+                raise _foreign(path, "model", f"`{key}` is {content[key]!r}, but {held!r} in its config")
         network = network_of(config)
         _fill(path, "model", network.named(network.flat[0], 0), content["model_state_dict"])
         network.own_frequencies(0).copy_(content["extra"]["frequencies"])
-        return Model(Learned(config, InputScales(**content["extra"]["scales"]), network), config, content)
+        return Model(Learned(config, _scales(path, content["extra"]["scales"]), network), config, content)
 
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
@@ -137,7 +141,7 @@ def restore_lane(path: Path | str, trainer: Trainer, lane: int, content: dict[st
     for key, value in content["counters"].items():
         setattr(held, key, value)
     trainer.buffer.restore_lane(lane, content["buffer"])
-    trainer.rescale(lane, InputScales(**content["scales"]))
+    trainer.rescale(lane, _scales(path, content["scales"]))
     trainer.collection.restore(lane, content["orbits"], content["window"])
     trainer.note_energy(lane)
 
@@ -226,11 +230,19 @@ def _config(path: Path | str, values: dict[str, Any]) -> Config:
         raise CheckpointError(f"{path}: its config does not fit this version: {error}") from None
 
 
+def _scales(path: Path | str, values: dict[str, float]) -> InputScales:
+    if set(values) != set(InputScales._fields) or not all(0 < value < torch.inf for value in values.values()):
+        raise _foreign(path, "model", f"its input scales are {values}, not four positive numbers L, V, A, T")
+    return InputScales(**values)
+
+
 def _fill(path: Path | str, kind: str, targets: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     for name, target in targets.items():
         value = values.get(name) if isinstance(values, dict) else None
-        if not isinstance(value, Tensor) or value.shape != target.shape:
-            raise _foreign(path, kind, f"`{name}` has not the shape {list(target.shape)} that its config asks for")
+        if not isinstance(value, Tensor) or value.shape != target.shape or value.dtype != target.dtype:
+            raise _foreign(path, kind, f"`{name}` has not the shape {list(target.shape)} or dtype of its config")
+        if not bool(torch.isfinite(value).all()):
+            raise _foreign(path, kind, f"`{name}` holds numbers that are not finite")
         with torch.no_grad():
             target.copy_(value)
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ _FAILED_GAIN = 0.01
 _LEAST_GAIN = 1e-6
 #: Periods that a run which never moved is said to have completed: its cost is still a number.
 _LEAST_TIME = 1e-3
+#: Curves that come with the package: those of the default systems over 10 periods.
+_SHIPPED = Path(__file__).parent / "curves"
 #: Goes into the cache's key: change it with anything that changes a curve.
 _CURVE_VERSION = 1
 
@@ -73,34 +74,26 @@ def held_out_orbits(config: Config, held_out: str = "validation") -> Orbits:
 def reference_curves(
     config: Config, held_out: str = "validation", progress: Callable[[str], None] | None = None
 ) -> ReferenceCurves:
-    """Measure the dynamical criterion on a held-out set, or read it from the user's cache folder.
+    """Measure the dynamical criterion on a held-out set, or read it from where it is kept.
 
-    It depends on the keys that describe systems and on ``eval_periods`` only. The first time takes
-    about half a minute for 10 periods and five for 100. Raises ConfigError for more than two bodies.
+    It depends on the keys that describe systems and on ``eval_periods`` only. Measured for the first time, 10
+    periods take about a minute and 100 about ten; the curve is then kept in the user's cache folder. That of the
+    default systems over 10 periods comes with the package. Raises ConfigError for more than two bodies,
+    UserError where the cache folder cannot be written.
     """
     if config.num_particles != 2:
         raise ConfigError(
             f"The value of `num_particles` is {config.num_particles}, but held-out scores of more than two bodies "
             "are not available yet in this version; search with 2."
         )
-    path = _cache_path(config, held_out)
-    periods = tuple(sorted(config.eval_periods))
+    name, periods = _curve_name(config, held_out), tuple(sorted(config.eval_periods))
+    path = _SHIPPED / name
+    if not path.exists():
+        path = _cache_folder() / name
     if not path.exists():
         if progress is not None:
-            progress("measuring the dynamical criterion on the held-out orbits (kept for later runs)")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-                evaluations, error = _measure(config, held_out, periods)
-                arrays = {f"evaluations_{key}": value for key, value in evaluations.items()}
-                arrays |= {f"error_{key}": value for key, value in error.items()}
-                np.savez(file, allow_pickle=False, **arrays)
-            Path(file.name).replace(path)
-        except OSError as problem:
-            raise UserError(
-                f"{path.parent}: the dynamical criterion's curve cannot be kept there ({problem.strerror}); set "
-                "XDG_CACHE_HOME to a folder that can be written."
-            ) from None
+            progress("measuring the dynamical criterion on the held-out orbits: about a minute, kept for later runs")
+        _keep(path, *_measure(config, held_out, periods))
     with np.load(path, allow_pickle=False) as stored:
         return ReferenceCurves(
             held_out,
@@ -186,15 +179,38 @@ def _measure(
     return evaluations, error
 
 
-def _cache_path(config: Config, held_out: str) -> Path:
+def _curve_name(config: Config, held_out: str) -> str:
+    """The file of a curve: it says what the curve depends on, as a hash."""
     keys = "num_particles dim mass pos_scale vel_scale softening external_field_mass external_field_position".split()
     values: dict[str, Any] = {key: config.to_dict()[key] for key in [*keys, "e_min", "e_max", "a_min", "a_max"]}
     values |= {
         "set": [held_out, *HELD_OUT[held_out]],
         "periods": sorted(config.eval_periods),
-        "eps": CURVE_EPS.tolist(),
+        "eps": [f"{eps:.12g}" for eps in CURVE_EPS],
         "version": _CURVE_VERSION,
     }
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "aitimestepper" / f"dynamical-{held_out}-{digest}.npz"
+    return f"dynamical-{held_out}-{digest}.npz"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aitimestepper"
+
+
+def _keep(path: Path, evaluations: dict[int, Array], error: dict[int, Array]) -> None:
+    """Write a curve, whole or not at all."""
+    arrays = {f"evaluations_{horizon}": values for horizon, values in evaluations.items()}
+    arrays |= {f"error_{horizon}": values for horizon, values in error.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        temporary.replace(path)
+    except OSError as problem:
+        raise UserError(
+            f"{path.parent}: the dynamical criterion's curve cannot be kept there ({problem.strerror}); set "
+            "XDG_CACHE_HOME to a folder that can be written."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

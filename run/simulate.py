@@ -45,7 +45,7 @@ def orbits_of(plan: Plan) -> Orbits:
         )
         state = forces_of(config).state(held.position, held.velocity, held.mass)
         return Orbits(state, unit_of_time(state.map(torch.Tensor.double), config.softening))
-    return draw(config, count, Generator().manual_seed((SEED + int(config.seed or 0)) % 2**63))
+    return draw(config, count, Generator().manual_seed(SEED + int(config.seed or 0)))
 
 
 def run_simulation(plan: Plan) -> report.Report:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from core import evaluation
+from core.config import Config
 from core.errors import ConfigError
 from core.evaluation import ReferenceCurves, evaluate, held_out_orbits, reference_curves
 from core.orbits import Orbits, draw
@@ -202,3 +203,17 @@ def test_two_horizons():
 def test_more_than_two_bodies_are_not_available_yet():
     with pytest.raises(ConfigError, match=r"`num_particles` is 3, but .* not available yet"):
         reference_curves(small(num_particles=3))
+
+
+def test_the_curve_that_comes_with_the_package_is_what_is_measured(monkeypatch, tmp_path):
+    """Its coarse end, measured again. The rest costs a minute and the same code."""
+    config = Config(eval_periods=(10,))
+    shipped = reference_curves(config)
+    points = 7
+    monkeypatch.setattr(evaluation, "CURVE_EPS", evaluation.CURVE_EPS[:points])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    measured = reference_curves(config)
+    np.testing.assert_allclose(measured.evaluations[10], shipped.evaluations[10][:, :points], rtol=1e-6)
+    np.testing.assert_allclose(measured.error[10], shipped.error[10][:, :points], rtol=1e-5)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
+    assert evaluation._SHIPPED.is_dir()

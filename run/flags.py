@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="A simulation ends by the Nperiod, duration or steps that was given at the highest level (flags, then "
         "[simulate], then the top of the file), by steps or the time given there, whichever is first; and where none "
         "was given, after the default Nperiod. A training is scored on held-out orbits if evaluate_every or "
-        "eval_periods is given: that takes minutes. Standard output is one JSON object, everything else goes to "
+        "eval_periods is given, which can take minutes. Standard output is one JSON object, everything else goes to "
         "standard error.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

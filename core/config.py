@@ -69,7 +69,7 @@ class Config(BaseModel):
     activation: Literal["tanh", "relu", "silu"] = Field("tanh", description="activation of the hidden layers")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.2, description="dropout, in gradient passes only")
     dt_scale: Literal["unit", "pair"] = Field("unit", description="what the network's output is a multiple of")
-    fourier_scale: float = Field(-1.0, description="scale of random Fourier features; <= 0 is off")
+    fourier_scale: Finite = Field(-1.0, description="scale of random Fourier features; <= 0 is off")
     fourier_dim: Count = Field(256, description="number of random Fourier frequencies")
     normalize_inputs: bool = Field(False, description="divide inputs by the training set's L, V, A, T")
     # features and history
@@ -80,7 +80,7 @@ class Config(BaseModel):
     )
     # simulation
     integrator_mode: Literal["analytic", "ml", "history"] = Field("analytic", description="what proposes the steps")
-    dt: float = Field(-1.0, description="fixed step of analytic mode; <= 0 means the dynamical criterion")
+    dt: Finite = Field(-1.0, description="fixed step of analytic mode; <= 0 means the dynamical criterion")
     steps: int = Field(-1, description="steps to simulate; <= 0 means no such limit")
     duration: Positive | None = Field(
         None, description="simulate: stop at this time; train: wall-clock limit in seconds"

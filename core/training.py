@@ -61,7 +61,7 @@ def train(
     if on_step is not None:
         trainer.on_step = lambda _, step: on_step(step)
     lane = trainer.lanes[0]
-    models = _Models(folder / "model", config.keep_checkpoints) if folder is not None else None
+    models = _Models(folder / "model", config.keep_checkpoints, resume) if folder is not None else None
     state = folder / "state.pt" if folder is not None else None
     saved_at = lane.epoch if resume is not None else -1
     stopped_by: Literal["epochs", "duration", "interrupted", "failure"] = "epochs"
@@ -133,14 +133,17 @@ class _Models:
     ones: neither a loose model nor one with vanishing steps wins. The newer one wins a tie.
     """
 
-    def __init__(self, folder: Path, keep: int):
+    def __init__(self, folder: Path, keep: int, resume: Path | None):
         self.folder, self.keep = folder, keep
         self.last: Path | None = None
         self.best: Path | None = None
         self._quality = float("-inf")
-        # A resumed training finds those of its earlier part.
         self._newest: list[Path] = []
-        for path in sorted(folder.glob("model_epoch_*.pt")):
+        held = sorted(folder.glob("model_epoch_*.pt"))
+        # A training that goes on in its folder finds its earlier ones; those of another one go at the first save.
+        own = resume is not None and resume.resolve().parent == folder.resolve().parent
+        self._foreign = [] if own else held
+        for path in held if own else []:
             try:
                 info = load_model(path).content["info"]
             except CheckpointError:
@@ -150,6 +153,10 @@ class _Models:
     def save(self, trainer: Trainer) -> None:
         path = self.folder / f"model_epoch_{trainer.lanes[0].epoch - 1:04d}.pt"
         save_model(path, trainer)
+        for stale in self._foreign:
+            if stale != path:
+                stale.unlink(missing_ok=True)
+        self._foreign = []
         self._newest = [kept for kept in self._newest if kept != path]
         self._note(path, trainer.lanes[0].logs[-1])
         for kept in self._newest[: -self.keep]:

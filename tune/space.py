@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.config import NOT_AVAILABLE_YET, Config
 from core.errors import ConfigError, UserError, nearest
-from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text
+from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text, shorten
 from tune.pruners import Asha, Scheduler
 from tune.samplers import TPE, Sampler
 from tune.yaml_file import read_mapping
@@ -36,12 +36,18 @@ NOT_SEARCHABLE = {
 }
 
 
+#: Ray counts resources in units of this.
+SMALLEST_SHARE = 1e-4
+
+
 class Resources(BaseModel):
     """What one trial takes of the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    cpu: Positive = Field(1, description="cores, or a share of one")
+    cpu: Annotated[float, Field(ge=SMALLEST_SHARE, allow_inf_nan=False)] = Field(
+        1, description="cores, or a share of one"
+    )
     gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0, description="GPUs, or a share of one")
 
 
@@ -98,15 +104,22 @@ def find_space(name: str) -> Traversable:
     Raises UserError with the names there are.
     """
     path = Path(name)
-    if path.is_file():
-        return path.resolve()
+    shown = shorten(name)
+    try:
+        if path.is_file():
+            return path.resolve()
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no search space {shown}: {getattr(error, 'strerror', error)}.") from None
     shipped = files("search_spaces")
     names = sorted(entry.name.removesuffix(".yaml") for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
     pure = PurePosixPath(name.removesuffix(".yaml"))
     if str(pure.parent) in (".", "spaces", "search_spaces") and pure.name in names:
         return shipped / f"{pure.name}.yaml"
+    if is_folder:
+        raise UserError(f"The search space {shown} is a folder; give a YAML file, or one of {', '.join(names)}.")
     raise UserError(
-        f"There is no search space {name}: no such file, and the shipped ones are {', '.join(names)}"
+        f"There is no search space {shown}: no such file, and the shipped ones are {', '.join(names)}"
         f"{nearest(pure.name, names) or '.'}"
     )
 
@@ -146,6 +159,10 @@ def _check_keys(space: Space) -> None:
         raise UserError(
             f"The value of `fixed.device` is cpu, but `resources.gpu` is {space.resources.gpu:g}; leave out one."
         )
+    if 0 < space.resources.gpu < SMALLEST_SHARE:
+        raise UserError(
+            f"The value of `resources.gpu` is {space.resources.gpu:g}, but must be 0 or at least {SMALLEST_SHARE}."
+        )
     if space.resources.gpu > 1 and space.resources.gpu % 1:
         raise UserError(
             f"The value of `resources.gpu` is {space.resources.gpu}, but must be a whole number or a share of one GPU "
@@ -184,6 +201,17 @@ def _check_corners(space: Space) -> None:
             drawn = ", ".join(f"{key} {as_text(value)}" for key, value in corner.items() if key in str(error))
             advice = f" The parameters allow {drawn}: change a range, or give one a range of its own under `when`."
             raise UserError(f"{error}{advice if drawn else ''}") from None
+    if config.num_particles != 2:
+        raise UserError(
+            f"The value of `fixed.num_particles` is {config.num_particles}, but must be 2: held-out scores of more "
+            "bodies are not available yet in this version."
+        )
+    if isinstance(space.scheduler, Asha) and space.scheduler.first_rung >= config.epochs:
+        raise UserError(
+            f"The value of `scheduler.min_resource` is {space.scheduler.min_resource}, but the first rung (min_resource"
+            f" * reduction_factor ** min_early_stopping_rate = {space.scheduler.first_rung}) must be below epochs "
+            f"({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+        )
     if isinstance(space.scheduler, Asha) and not 0 < config.evaluate_every < config.epochs:
         raise UserError(
             f"The value of `fixed.evaluate_every` is {config.evaluate_every}, but must be between 1 and epochs - 1 "

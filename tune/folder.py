@@ -64,8 +64,7 @@ class SearchFolder:
             _check_writable(results)
         except OSError as error:
             raise UserError(
-                f"The value of `--results` is {str(results)!r}, but must be a folder that can be written "
-                f"({error.strerror})."
+                f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
             ) from None
         base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         path, number = base, 1

@@ -148,6 +148,8 @@ def _check_keys(space: Space) -> None:
             if key not in Config.model_fields:
                 hint = nearest(key, list(Config.model_fields)) or "; must be a key of the configuration."
                 raise UserError(f"The key `{section}.{key}` is unknown{hint}")
+    if space.fixed.get("eval_periods") == []:
+        raise UserError("The value of `fixed.eval_periods` is [], but must have at least one entry.")
     for key in space.parameters:
         if key in space.fixed:
             raise UserError(f"The key `{key}` is both under `parameters` and under `fixed`; remove one of the two.")
@@ -241,12 +243,20 @@ def _explain(error: ValidationError) -> str:
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
     section = path[0]
+    wrong_key = first["type"] == "invalid_key" or "[key]" in path
+    if "[key]" in path:
+        path = path[: path.index("[key]")]
     if section in _TAG_AT:  # pydantic names the member of a union too, which is no key of the file
         path = [part for index, part in enumerate(path) if index != _TAG_AT[section]]
     key = ".".join(path)
+    if wrong_key:
+        return f"The value of the key `{key}` is {as_text(first['input'])}, but must be a word; put it in quotes."
     if first["type"] == "missing":
         return f"The key `{key}` is missing."
     if first["type"] == "extra_forbidden":
+        if section == "parameters" and path[-1] == "log":
+            value = shorten(as_text(first["input"]))
+            return f"The value of `{key}` is {value}, but must be left out: a choice has no order."
         known = _KNOWN_KEYS.get(section, list(Space.model_fields))
         return f"The key `{key}` is unknown{nearest(path[-1], known) or '; must be one of ' + ', '.join(known) + '.'}"
     if first["type"] == "value_error":
@@ -254,8 +264,21 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         names = first["ctx"]["expected_tags"]
         return f"The value of `{key}.name` is {first['ctx']['tag']}, but must be one of {names}."
-    rule = first["msg"].replace("Input should be", "must be", 1)
-    return f"The value of `{key}` is {as_text(first['input'])}, but {rule}."
+    rule = _RULES.get(first["type"]) or first["msg"].replace("Input should be", "must be", 1)
+    if section in ("sampler", "scheduler") and path == [section]:
+        has = "have a `name` too" if isinstance(first["input"], dict) else "be a name or a mapping with a `name`"
+        rule = f"must {has}, for example `name: {Space.model_fields[section].default.name}`"
+    return f"The value of `{key}` is {shorten(as_text(first['input']))}, but {rule}."
+
+
+_RULES = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a mapping, `key: value`"),
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "too_short": "must have at least one entry",
+    "string_too_short": "must not be empty",
+}
 
 
 _TAG_AT = {"sampler": 1, "scheduler": 1, "parameters": 2}

@@ -24,6 +24,11 @@ class SearchCallback(NotInSnapshots, tune.Callback):
         self._progress = progress
         self._running: set[int] = set()
 
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """End the run if something could not be written: Ray does not catch what is raised here."""
+        if self._folder.failure:
+            raise self._folder.failure
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a trial as running."""
         self._running.add(number(trial))
@@ -39,7 +44,7 @@ class SearchCallback(NotInSnapshots, tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
         """Copy a checkpoint out of Ray's private folder."""
-        with checkpoint.as_directory() as source:
+        with checkpoint.as_directory() as source, self._folder.remembering():
             self._folder.keep_checkpoint(number(trial), Path(source))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -52,16 +57,20 @@ class SearchCallback(NotInSnapshots, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """End a trial whose worker died or raised once too often. (A scheduler hears of every death, not only this.)"""
-        self._study.fail(number(trial), (trial.last_result or {}).get(EPOCH, 0), _last_error(trial))
+        reason = _last_error(trial)
+        with self._folder.remembering():
+            self._study.fail(number(trial), (trial.last_result or {}).get(EPOCH, 0), reason)
         self._ended(number(trial))
 
     def _ended(self, trial: int) -> None:
         self._running.discard(trial)
-        records = self._study.records()
-        best = self._study.best(SHOWN)
-        self._folder.drop_checkpoints(best={record.number for record in best}, running=self._running)
-        self._folder.write_trials(records)
-        self._progress.ended(records[trial], best[0] if best else None)
+        with self._folder.remembering():
+            records = self._study.records()
+            best = self._study.best(SHOWN)
+            self._folder.drop_checkpoints(best={record.number for record in best}, running=self._running)
+            self._folder.write_trials(records)
+        if not self._folder.failure:
+            self._progress.ended(records[trial], best[0] if best else None)
 
 
 def _last_error(trial: Trial) -> str:

@@ -24,15 +24,18 @@ def run_trials(
     concurrent: int,
     storage: Path,
 ) -> None:
-    """Run trials until the study has as many as its space says, or until SIGINT. ``storage`` is for Ray's own files."""
+    """Run trials until the study has as many as its space says, or until SIGINT. ``storage`` is for Ray's own files.
+
+    Raises ResultsError if something cannot be written.
+    """
     share = study.space.resources
     trainable = tune.with_parameters(TimeStepTraining, curves=curves)
     trainable.__qualname__ = TimeStepTraining.__qualname__  # Ray's dashboard would show `_Inner`
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(study, {"CPU": share.cpu} | ({"GPU": share.gpu} if share.gpu else {})),
-            scheduler=StudyScheduler(study),
+            search_alg=StudySearcher(study, folder, {"CPU": share.cpu} | ({"GPU": share.gpu} if share.gpu else {})),
+            scheduler=StudyScheduler(study, folder),
             num_samples=study.space.trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,  # a new worker costs a second or two, mostly torch

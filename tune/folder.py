@@ -1,10 +1,13 @@
 """The results folder of one search: results/<space>-<UTC time>/. results/README.md says what is in it."""
 
 import csv
+import errno
 import json
 import math
+import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,20 +25,46 @@ MODEL_FILE, STATE_FILE = "model.pt", "state.pt"
 _COLUMNS = ("number", "state", "reason", "seed", "epochs")
 
 
+class ResultsError(UserError):
+    """The results folder cannot be written."""
+
+
 class SearchFolder:
     """Writes what a search leaves behind. Files appear whole: they are written under another name and renamed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: The first thing that could not be written.
+        self.failure: ResultsError | None = None
+        self._made: list[Path] = []
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn an OSError of what is done inside, also by the study, into a ResultsError, and remember the first."""
+        try:
+            yield
+        except OSError as error:
+            failure = ResultsError(
+                f"results folder {self.path}: cannot be written ({error.strerror or error}); free space or give "
+                "--results"
+            )
+            self.failure = self.failure or failure
+            raise failure from None
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """As :meth:`writing`, for what Ray calls: Ray would swallow an error, or log it. The callback ends the run."""
+        with suppress(ResultsError), self.writing():
+            yield
 
     @classmethod
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
         """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
         try:
-            results.mkdir(parents=True, exist_ok=True)
+            _check_writable(results)
         except OSError as error:
             raise UserError(
-                f"The value of `--results` is {results}, but must be a folder ({error.strerror})."
+                f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
             ) from None
         base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
         path, number = base, 1
@@ -46,11 +75,18 @@ class SearchFolder:
 
     def create(self, space: Space) -> None:
         """Make the folder, with the space as it is searched."""
-        try:
-            self.path.mkdir()
-        except OSError as error:
-            raise UserError(f"The results folder {self.path} cannot be made ({error.strerror}); try again.") from None
-        self._write("space.yaml", space.to_yaml())
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        with self.writing():
+            self.path.mkdir(parents=True)
+            self._write("space.yaml", space.to_yaml())
+
+    def remove(self) -> None:
+        """Remove what :meth:`create` made, for a search that could not start."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+        for folder in self._made[1:]:
+            with suppress(OSError):
+                folder.rmdir()
 
     @property
     def journal(self) -> Path:
@@ -81,8 +117,7 @@ class SearchFolder:
         """Write trials.csv: one row for each trial."""
         parameters = list(dict.fromkeys(key for record in records for key in record.parameters))
         scores = list(dict.fromkeys(key for record in records for key in record.scores))
-        temporary = self.path / "trials.csv.part"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with _part(self.path / "trials.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*_COLUMNS, *parameters, *scores])
             for record in records:
@@ -90,29 +125,56 @@ class SearchFolder:
                 row += [record.parameters.get(key, "") for key in parameters]
                 row += [record.scores.get(key, "") for key in scores]
                 writer.writerow(row)
-        temporary.replace(self.path / "trials.csv")
 
     def write_best(self, best: TrialRecord, config: Config) -> Path:
         """Write best/: the model, its settings and its scores. Return the model's path."""
-        folder = self.path / "best"
-        folder.mkdir(exist_ok=True)
-        model = folder / MODEL_FILE
-        _copy(self.checkpoint(best.number) / MODEL_FILE, model)
+        model = self.path / "best" / MODEL_FILE
+        model.parent.mkdir(exist_ok=True)
+        try:
+            _copy(self.checkpoint(best.number) / MODEL_FILE, model)
+        except OSError:
+            with suppress(OSError):
+                model.parent.rmdir()
+            raise
         self._write("best/config.toml", to_toml(config))
         scores = {key: value if math.isfinite(value) else None for key, value in best.scores.items()}
-        self._write("best/metrics.json", json.dumps({"trial": best.number, "epochs": best.epochs, **scores}, indent=2))
+        metrics = {"trial": best.number, "epochs": best.epochs, **scores}
+        self._write("best/metrics.json", json.dumps(metrics, indent=2) + "\n")
         return model
 
     def _write(self, name: str, text: str) -> None:
-        part = self.path / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.path / name)
+        with _part(self.path / name) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 def _copy(source: Path, target: Path) -> None:
+    with _part(target) as part:
+        shutil.copyfile(source, part)
+
+
+@contextmanager
+def _part(target: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the target's place if nothing went wrong and is removed if something did."""
     part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OSError if a folder can be neither written nor made. Nothing is made yet."""
+    for existing in (folder, *folder.absolute().parents):
+        try:
+            existing.stat()
+        except FileNotFoundError:
+            continue
+        if not existing.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
 
 
 def to_toml(config: Config) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -22,17 +23,38 @@ def open_journal(path: Path) -> JournalStorage:
             _cut_torn_line(path)
         finally:
             lock.release()
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return JournalStorage(_Journal(path, lock))
 
 
-def _cut_torn_line(path: Path) -> None:
+class _Journal(JournalFileBackend):
+    """A journal that stays whole if an entry does not fit the disk, and takes no other one after it."""
+
+    def __init__(self, path: Path, lock: JournalFileSymlinkLock) -> None:
+        super().__init__(str(path), lock_obj=lock)
+        self._path = path
+        self._failure: OSError | None = None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write entries. Raises OSError, from the first failure on."""
+        if self._failure:
+            raise self._failure
+        try:
+            super().append_logs(logs)
+        except OSError as failure:
+            self._failure = failure
+            _cut_torn_line(self._path, keep=False)
+            raise
+
+
+def _cut_torn_line(path: Path, keep: bool = True) -> None:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole == len(content):
         return
-    number = 1
-    while (copy := path.with_name(f"{path.name}.torn-{number}")).exists():
-        number += 1
-    shutil.copyfile(path, copy)
+    if keep:
+        number = 1
+        while (copy := path.with_name(f"{path.name}.torn-{number}")).exists():
+            number += 1
+        shutil.copyfile(path, copy)
     with path.open("r+b") as file:
         file.truncate(whole)

@@ -17,6 +17,11 @@ class Asha(BaseModel):
     min_early_stopping_rate: Annotated[int, Field(ge=0)] = Field(0, description="rungs left out at the start")
     bootstrap_count: Annotated[int, Field(ge=0)] = Field(0, description="trials a rung needs before one goes on")
 
+    @property
+    def first_rung(self) -> int:
+        """The epoch at which the first trials are stopped."""
+        return int(self.min_resource * self.reduction_factor**self.min_early_stopping_rate)
+
     def build(self) -> optuna.pruners.BasePruner:
         """Make the pruner."""
         return optuna.pruners.SuccessiveHalvingPruner(**self.model_dump(exclude={"name"}))

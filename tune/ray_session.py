@@ -31,6 +31,8 @@ _ENVIRONMENT = {
 _LONGEST_ROOT = 24
 #: Only the reference curves and models go through Ray's object store.
 _OBJECT_STORE_BYTES = 128 * 2**20
+#: What ends a search from outside: `kill`, and a terminal that is closed.
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
     root = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="tune-", dir=root if len(root) <= _LONGEST_ROOT else "/tmp"))
     _guard_token()
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in _ENDING}
     environment = os.environ.copy()
     os.environ["TMPDIR"] = str(folder)  # what libraries drop in the workers goes with the rest
     try:
@@ -72,13 +74,16 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
         )
         _guard_token()
         # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        for number, handler in before.items():
+            if number == signal.SIGTERM or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
+                signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
         yield RaySession(resources.get("CPU", 0), resources.get("GPU", 0), url, folder / "tune")
     finally:
         ray.shutdown()
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         os.environ.clear()
         os.environ.update(environment)
         _remove(folder)

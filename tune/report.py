@@ -1,9 +1,13 @@
 """What a search prints before it starts and when it has ended."""
 
+import os
 import shlex
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
+import tune
 from tune.folder import SearchFolder
 from tune.parameters import Parameter, as_text
 from tune.progress import WORDS, describe
@@ -62,11 +66,30 @@ def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialReco
             print(f"No trial kept rel_dE within {study.ranking.max_rel_dE:g}: the first is the nearest to it.")
     elif records:
         print("No trial ran to its end, so there is no best model.")
-    _line("all trials", folder.path / "trials.csv")
+    if (table := folder.path / "trials.csv").exists():
+        _line("all trials", table)
     if model is not None:
         _line("best model", model)
-        command = ["python", "run/runner.py", "simulate", "--model-path", str(model)]
+        command = [*_runner(), "simulate", "--model-path", str(model)]
         print(f"simulate    {shlex.join([*command, '--num-orbits', '8', '--multi-orbit-sim', '--Nperiod', '10'])}")
+
+
+def _runner() -> list[str]:
+    """The start of a command that runs the runner, as it works from here when it is pasted."""
+    found = shutil.which("python")
+    # The same environment: `python` of a virtual environment is a link to one that does not know its packages.
+    ours = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
+    return [
+        "python" if ours else _shorter(sys.executable),
+        _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py")),
+    ]
+
+
+def _shorter(path: str) -> str:
+    try:
+        return min(os.path.relpath(path), path, key=len)
+    except ValueError:  # another drive
+        return path
 
 
 def _print_table(best: list[TrialRecord]) -> None:

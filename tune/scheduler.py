@@ -6,6 +6,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from tune.folder import SearchFolder
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
 from tune.trainable import EPOCH, FAILED, SCORES
@@ -17,26 +18,29 @@ class StudyScheduler(NotInSnapshots, FIFOScheduler):
     Not Ray's `training_iteration`, which counts reports: those depend on the machine's speed.
     """
 
-    def __init__(self, study: SearchStudy) -> None:
+    def __init__(self, study: SearchStudy, folder: SearchFolder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
+        self._folder = folder
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Report scores, and stop the trial if the study's pruner says so; no scores are a sign of life only."""
         if scores := _scores(result):
-            self._study.report(number(trial), result[EPOCH], scores)
-            if self._study.should_prune(number(trial)):
-                return self.STOP
+            with self._folder.remembering():
+                self._study.report(number(trial), result[EPOCH], scores)
+                if self._study.should_prune(number(trial)):
+                    return self.STOP
         return self.CONTINUE
 
     def on_trial_complete(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> None:
         """End the trial in the study, by its last result."""
-        if FAILED in result:
-            self._study.fail(number(trial), result[EPOCH], result[FAILED])
-            return
-        if scores := _scores(result):
-            self._study.report(number(trial), result[EPOCH], scores)
-        self._study.finish(number(trial), result[EPOCH])
+        with self._folder.remembering():
+            if FAILED in result:
+                self._study.fail(number(trial), result[EPOCH], result[FAILED])
+                return
+            if scores := _scores(result):
+                self._study.report(number(trial), result[EPOCH], scores)
+            self._study.finish(number(trial), result[EPOCH])
 
 
 def number(trial: Trial) -> int:

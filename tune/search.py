@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
 from core.evaluation import reference_curves
-from tune.folder import SHOWN, SearchFolder
+from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.report import print_machine, print_question, print_results
@@ -45,14 +46,21 @@ def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, session.dashboard, dropped_gpu)
-        folder.create(fitted)
-        study = SearchStudy(fitted, folder.journal, folder.path.name)
+        try:
+            folder.create(fitted)
+            with folder.writing():
+                study = SearchStudy(fitted, folder.journal, folder.path.name)
+        except ResultsError:
+            folder.remove()
+            raise
         # Ray is slow to import, and reads its environment when it is: so it comes in here.
         from tune.driver import run_trials
 
         try:
             with Progress(fitted, Console()) as progress:
                 run_trials(study, folder, progress, curves, concurrent=concurrent, storage=session.storage)
+        except ResultsError:
+            pass  # `conclude` tries once more, shows what there is, and says it
         except KeyboardInterrupt:  # a second Ctrl-C; the first one ends the run in good order
             pass
         return conclude(study, folder)
@@ -85,12 +93,19 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
 
 
 def conclude(study: SearchStudy, folder: SearchFolder) -> int:
-    """Write the table and the best model, print both, and return the exit status."""
-    records = study.records()
-    folder.write_trials(records)
-    best = study.best(SHOWN)
-    model = folder.write_best(best[0], study.config(best[0])) if best else None
+    """Write the table and the best model, print both, and return the exit status.
+
+    Raises ResultsError, after the table, if something could not be written.
+    """
+    records, best, model = study.records(), study.best(SHOWN), None
+    with suppress(ResultsError), folder.writing():
+        folder.write_trials(records)
+    if best:
+        with suppress(ResultsError), folder.writing():
+            model = folder.write_best(best[0], study.config(best[0]))
     print_results(study, folder, best, model)
+    if folder.failure:
+        raise folder.failure
     ended = sum(record.state != "RUNNING" for record in records)
     if ended < study.space.trials:
         print("The search was interrupted; what had ended is kept.")

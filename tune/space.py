@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.config import NOT_AVAILABLE_YET, Config
 from core.errors import ConfigError, UserError, nearest
-from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text
+from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text, shorten
 from tune.pruners import Asha, Scheduler
 from tune.samplers import TPE, Sampler
 from tune.yaml_file import read_mapping
@@ -36,12 +36,18 @@ NOT_SEARCHABLE = {
 }
 
 
+#: Ray counts resources in units of this.
+SMALLEST_SHARE = 1e-4
+
+
 class Resources(BaseModel):
     """What one trial takes of the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    cpu: Positive = Field(1, description="cores, or a share of one")
+    cpu: Annotated[float, Field(ge=SMALLEST_SHARE, allow_inf_nan=False)] = Field(
+        1, description="cores, or a share of one"
+    )
     gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0, description="GPUs, or a share of one")
 
 
@@ -98,15 +104,22 @@ def find_space(name: str) -> Traversable:
     Raises UserError with the names there are.
     """
     path = Path(name)
-    if path.is_file():
-        return path.resolve()
+    shown = shorten(name)
+    try:
+        if path.is_file():
+            return path.resolve()
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no search space {shown}: {getattr(error, 'strerror', error)}.") from None
     shipped = files("search_spaces")
     names = sorted(entry.name.removesuffix(".yaml") for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
     pure = PurePosixPath(name.removesuffix(".yaml"))
     if str(pure.parent) in (".", "spaces", "search_spaces") and pure.name in names:
         return shipped / f"{pure.name}.yaml"
+    if is_folder:
+        raise UserError(f"The search space {shown} is a folder; give a YAML file, or one of {', '.join(names)}.")
     raise UserError(
-        f"There is no search space {name}: no such file, and the shipped ones are {', '.join(names)}"
+        f"There is no search space {shown}: no such file, and the shipped ones are {', '.join(names)}"
         f"{nearest(pure.name, names) or '.'}"
     )
 
@@ -135,6 +148,8 @@ def _check_keys(space: Space) -> None:
             if key not in Config.model_fields:
                 hint = nearest(key, list(Config.model_fields)) or "; must be a key of the configuration."
                 raise UserError(f"The key `{section}.{key}` is unknown{hint}")
+    if space.fixed.get("eval_periods") == []:
+        raise UserError("The value of `fixed.eval_periods` is [], but must have at least one entry.")
     for key in space.parameters:
         if key in space.fixed:
             raise UserError(f"The key `{key}` is both under `parameters` and under `fixed`; remove one of the two.")
@@ -145,6 +160,10 @@ def _check_keys(space: Space) -> None:
     if space.fixed.get("device") == "cpu" and space.resources.gpu:
         raise UserError(
             f"The value of `fixed.device` is cpu, but `resources.gpu` is {space.resources.gpu:g}; leave out one."
+        )
+    if 0 < space.resources.gpu < SMALLEST_SHARE:
+        raise UserError(
+            f"The value of `resources.gpu` is {space.resources.gpu:g}, but must be 0 or at least {SMALLEST_SHARE}."
         )
     if space.resources.gpu > 1 and space.resources.gpu % 1:
         raise UserError(
@@ -184,6 +203,17 @@ def _check_corners(space: Space) -> None:
             drawn = ", ".join(f"{key} {as_text(value)}" for key, value in corner.items() if key in str(error))
             advice = f" The parameters allow {drawn}: change a range, or give one a range of its own under `when`."
             raise UserError(f"{error}{advice if drawn else ''}") from None
+    if config.num_particles != 2:
+        raise UserError(
+            f"The value of `fixed.num_particles` is {config.num_particles}, but must be 2: held-out scores of more "
+            "bodies are not available yet in this version."
+        )
+    if isinstance(space.scheduler, Asha) and space.scheduler.first_rung >= config.epochs:
+        raise UserError(
+            f"The value of `scheduler.min_resource` is {space.scheduler.min_resource}, but the first rung (min_resource"
+            f" * reduction_factor ** min_early_stopping_rate = {space.scheduler.first_rung}) must be below epochs "
+            f"({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+        )
     if isinstance(space.scheduler, Asha) and not 0 < config.evaluate_every < config.epochs:
         raise UserError(
             f"The value of `fixed.evaluate_every` is {config.evaluate_every}, but must be between 1 and epochs - 1 "
@@ -213,12 +243,20 @@ def _explain(error: ValidationError) -> str:
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
     section = path[0]
+    wrong_key = first["type"] == "invalid_key" or "[key]" in path
+    if "[key]" in path:
+        path = path[: path.index("[key]")]
     if section in _TAG_AT:  # pydantic names the member of a union too, which is no key of the file
         path = [part for index, part in enumerate(path) if index != _TAG_AT[section]]
     key = ".".join(path)
+    if wrong_key:
+        return f"The value of the key `{key}` is {as_text(first['input'])}, but must be a word; put it in quotes."
     if first["type"] == "missing":
         return f"The key `{key}` is missing."
     if first["type"] == "extra_forbidden":
+        if section == "parameters" and path[-1] == "log":
+            value = shorten(as_text(first["input"]))
+            return f"The value of `{key}` is {value}, but must be left out: a choice has no order."
         known = _KNOWN_KEYS.get(section, list(Space.model_fields))
         return f"The key `{key}` is unknown{nearest(path[-1], known) or '; must be one of ' + ', '.join(known) + '.'}"
     if first["type"] == "value_error":
@@ -226,8 +264,21 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         names = first["ctx"]["expected_tags"]
         return f"The value of `{key}.name` is {first['ctx']['tag']}, but must be one of {names}."
-    rule = first["msg"].replace("Input should be", "must be", 1)
-    return f"The value of `{key}` is {as_text(first['input'])}, but {rule}."
+    rule = _RULES.get(first["type"]) or first["msg"].replace("Input should be", "must be", 1)
+    if section in ("sampler", "scheduler") and path == [section]:
+        has = "have a `name` too" if isinstance(first["input"], dict) else "be a name or a mapping with a `name`"
+        rule = f"must {has}, for example `name: {Space.model_fields[section].default.name}`"
+    return f"The value of `{key}` is {shorten(as_text(first['input']))}, but {rule}."
+
+
+_RULES = {
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a mapping, `key: value`"),
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "too_short": "must have at least one entry",
+    "string_too_short": "must not be empty",
+}
 
 
 _TAG_AT = {"sampler": 1, "scheduler": 1, "parameters": 2}

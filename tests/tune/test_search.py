@@ -1,8 +1,12 @@
 """Whole searches as a user runs them: what they print, leave behind, and survive."""
 
 import json
+import os
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -72,10 +76,13 @@ def test_the_plan_comes_first_and_the_simulate_command_last(finished: Finished) 
     assert plan["dashboard"].startswith("http://127.0.0.1:")
     assert "1 CPU a trial" in plan["resources"]
     model = f"results/{finished.results.name}/best/model.pt"
+    runner = shlex.split(finished.lines[-1])[1:3]
+    assert shutil.which(runner[0], path=os.environ["PATH"]) or (finished.folder / runner[0]).samefile(sys.executable)
     assert finished.lines[-2] == f"best model  {model}"
     assert finished.lines[-1] == (
-        f"simulate    python run/runner.py simulate --model-path {model} --num-orbits 8 --multi-orbit-sim --Nperiod 10"
+        f"simulate    {shlex.join(runner)} simulate --model-path {model} --num-orbits 8 --multi-orbit-sim --Nperiod 10"
     )
+    assert (finished.folder / runner[1]).samefile("run/runner.py")
 
 
 def test_progress_is_plain_lines_and_nothing_else_is_printed(finished: Finished) -> None:
@@ -169,7 +176,7 @@ def test_a_killed_worker_changes_no_result(write_space: Callable[..., Path], tmp
 
 
 def test_an_interrupted_search_keeps_what_has_ended(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    """SIGTERM is passed on as the SIGINT of a Ctrl-C, so this is both."""
+    """SIGHUP and SIGTERM are passed on as the SIGINT of a Ctrl-C, so this is all three."""
 
     def endless(values: dict[str, Any]) -> None:
         slower(values)
@@ -177,7 +184,7 @@ def test_an_interrupted_search_keeps_what_has_ended(write_space: Callable[..., P
 
     search = start_search("--space", write_space(endless), "--no-dashboard", folder=tmp_path)
     wait_for_file(search, tmp_path, "results/*/trials.csv")
-    search.send_signal(signal.SIGTERM)
+    search.send_signal(signal.SIGHUP)
     run = finish(search)
     assert run.returncode == 130, run.stdout + run.stderr
     assert run.stderr == ""
@@ -187,6 +194,42 @@ def test_an_interrupted_search_keeps_what_has_ended(write_space: Callable[..., P
     assert states.count("COMPLETE") >= 1
     assert set(states) == {"COMPLETE", "RUNNING"}
     load_model(only_results(tmp_path) / "best" / "model.pt")
+
+
+MOUNT = """\
+mkdir results && mount -t tmpfs -o size=20k tmpfs results || exit 77
+"$@"; code=$?; find results -type f; exit $code
+"""
+
+
+def test_a_full_disk_is_one_line(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare")
+    search = [sys.executable, "-m", "tune.search", "--space", str(write_space()), "--no-dashboard"]
+    run = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", MOUNT, "sh", *search],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    if run.returncode in (1, 77) and "tune.search" not in run.stderr:
+        pytest.skip(f"a small disk cannot be made here: {run.stderr}")
+    assert run.returncode == 2, run.stdout + run.stderr
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("tune.search: results folder results/tiny-")
+    assert "cannot be written (No space left on device); free space or give --results" in line
+    assert ".part" not in run.stdout
+    assert "/trials.csv" in run.stdout
+
+
+def test_a_refused_search_leaves_no_folder(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    large = write_space(lambda values: values.update(resources={"cpu": 9999}))
+    run = run_search("--space", large, "--results", "new/r1", "--no-dashboard", folder=tmp_path)
+    assert run.returncode == 2
+    assert "`resources` is cpu 9999" in run.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_when_every_trial_fails_the_reason_is_said(write_space: Callable[..., Path], tmp_path: Path) -> None:

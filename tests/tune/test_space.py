@@ -86,6 +86,14 @@ def test_an_existing_file_wins_over_a_shipped_space(tmp_path: Path, monkeypatch:
         find_space("elsewhere/histroy.yaml")
 
 
+@pytest.mark.parametrize("name", ["/tmp", "two\nlines", "x" * 300])
+def test_a_name_that_cannot_be_a_space_is_one_short_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"is a folder; give|There is no search space") as refusal:
+        find_space(name)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 200
+
+
 def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     """Set one entry of a space; a value of None removes it."""
 
@@ -139,6 +147,20 @@ BAD = {
     "group without multivariate": (at("sampler/multivariate", False), "`group` is true, but multivariate is false"),
     "unknown objective": (at("objective", "speed"), "`objective` is speed, but must be 'work_gain' or"),
     "gpu on the cpu": (at("fixed/device", "cpu"), "`fixed.device` is cpu, but `resources.gpu` is 0.25"),
+    "three bodies": (at("fixed/num_particles", 3), "`fixed.num_particles` is 3, but must be 2"),
+    "less than Ray counts": (at("resources/cpu", 1e-9), "`resources.cpu` is 1e-09, but must be greater than or equal"),
+    "less GPU than Ray counts": (at("resources/gpu", 1e-9), "`resources.gpu` is 1e-09, but must be 0 or at least"),
+    "resources are no mapping": (at("resources", [1]), r"`resources` is \[1\], but must be a mapping"),
+    "options without a name": (at("sampler", {"n_startup_trials": 3}), "must have a `name` too, .* `name: tpe`"),
+    "a number for a sampler": (at("sampler", 5), "`sampler` is 5, but must be a name or a mapping with a `name`"),
+    "no parameters": (at("parameters", {}), "`parameters` is {}, but must have at least one entry"),
+    "no horizon": (at("fixed/eval_periods", []), r"`fixed.eval_periods` is \[\], but must have at least one entry"),
+    "a number for a key": (lambda values: values.update({5: 1}), "the key `5` is 5, but must be a word"),
+    "a logarithmic choice": (
+        at("parameters/feature_type/log", True),
+        "`parameters.feature_type.log` is true, but must",
+    ),
+    "asha that stops nothing": (at("scheduler/min_resource", 9), "`scheduler.min_resource` is 9, but .*below epochs"),
     "a gpu and a half": (at("resources/gpu", 1.5), "`resources.gpu` is 1.5, but must be a whole number or a share"),
 }
 

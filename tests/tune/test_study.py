@@ -1,6 +1,7 @@
 """The study's semantics, read back with Optuna itself."""
 
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,23 @@ def test_a_torn_last_line_is_cut_and_kept_and_the_study_goes_on(cut: int, tiny_s
     assert [record.state for record in torn.records()] == ["COMPLETE", "COMPLETE", "RUNNING"]
     proposals(torn, 2)
     assert len(read_back(journal).trials) == 5
+
+
+def test_a_journal_that_cannot_grow_stays_whole(tiny_space: Space, journal: Path) -> None:
+    study = SearchStudy(tiny_space, journal, "test")
+    study.ask()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.stat().st_size + 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            study.report(0, 1, scores(0.5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(OSError, match="too large"):  # what comes after a missing entry is not written
+        study.ask()
+    assert [record.state for record in study.records()] == ["RUNNING"]
+    assert [trial.state.name for trial in read_back(journal).trials] == ["RUNNING"]
+    assert [path.name for path in journal.parent.glob("study.journal*")] == ["study.journal"]
 
 
 def test_a_whole_journal_is_left_as_it_is(tiny_space: Space, journal: Path) -> None:

@@ -156,8 +156,9 @@ def simulate(
     records = []
     rest: list[_Run] = []
     last = torch.full_like(run.time, torch.inf if duration is None else duration)
-    for end in [horizon * period for horizon in periods] or [last]:
-        run, left = _run_to(run, end, period, rules)
+    ends = [horizon * period for horizon in periods] or [last]
+    for number, end in enumerate(ends, 1):
+        run, left = _run_to(run, end, period, rules, last=number == len(ends))
         rest += left
         records.append(_record([run, *rest], state, n_steps))
     return Outcome(records, _final_state([run, *rest], len(state.mass)))
@@ -186,15 +187,19 @@ def _start(state: State, criterion: Criterion, forces: Forces) -> _Run:
     )
 
 
-def _run_to(run: _Run, end: Tensor, period: Tensor, rules: _Rules) -> tuple[_Run, list[_Run]]:
+def _run_to(run: _Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool) -> tuple[_Run, list[_Run]]:
     """Advance all systems to their ``end`` (M,). Return all that go on together, and those that failed."""
     finished: list[_Run] = []
     ticks = 0
+    # A look at each tick would make a GPU wait. Before a further horizon idle ticks slide windows, as scores have them.
+    look = last and run.time.device.type == "cpu"
     ends, lengths = end[run.number], period[run.number]
     while True:
         active = ~run.failed & (run.time < ends)
         if rules.steps is not None:
             active = active & (run.steps < rules.steps)
+        if look and not active.any():
+            break
         ticks += 1
         if ticks % _COMPACT_EVERY == 0:
             if rules.steps is None:

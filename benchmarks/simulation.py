@@ -33,7 +33,7 @@ BODIES = (2, 8, 32, 128, 512)
 #: Orbits, and periods of each, on which errors are measured; REBOUND's take a Python call a step, so fewer.
 ORBITS, PERIODS, REBOUND_ORBITS = 64, 10, 12
 SOFTENING = 0.05
-#: Time of flights of N bodies, about a sixth of a crossing time, and the error that all are tuned to.
+#: Time of flights of N bodies, a small part of a crossing time, and the error that all are tuned to.
 FLIGHT, FLIGHT_ERROR = 0.5, 1e-6
 IAS15_EPSILONS = (1e-9, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
 

@@ -152,6 +152,8 @@ class Config(BaseModel):
         low, high = self.energy_band
         if not low < high:
             raise ValueError(f"The value of `E_lower` is {self.E_lower}, but must be < E_upper ({self.E_upper}).")
+        if not self.L_lower < self.L_upper:
+            raise ValueError(f"The value of `L_lower` is {self.L_lower}, but must be < L_upper ({self.L_upper}).")
         if high > self.energy_threshold:
             limit = "1 (bounds_relative)" if self.bounds_relative else f"energy_threshold ({self.energy_threshold})"
             raise ValueError(

@@ -1,18 +1,20 @@
-"""Which trainings may be lanes of one pack."""
+"""Which trainings may be lanes of one pack, and which keys act on a training's numbers at all."""
 
 from collections.abc import Sequence
 
 from core.config import Config
 from core.errors import ConfigError
 
-#: Keys in which the lanes of one pack may differ.
-LANE_KEYS = frozenset(
-    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type seed epochs "
-    "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
-    "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps momentum rel_loss_bound "
-    # These do not act on a training.
+#: Keys of a run around a training, or of a simulation: they do not act on a training's numbers.
+RUN_KEYS = frozenset(
     "Nperiod integrator_mode dt steps duration model_path keep_checkpoints save_name debug debug_every "
     "debug_replay_every movie movie_dir movie_max_frames movie_fps movie_dpi".split()
+)
+#: Keys in which the lanes of one pack may differ.
+LANE_KEYS = RUN_KEYS | frozenset(
+    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type seed epochs "
+    "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
+    "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps momentum rel_loss_bound".split()
 )
 
 

@@ -11,15 +11,13 @@ from core.config import Config
 from core.errors import CheckpointError, ConfigError
 from core.lane import EpochRecord
 from core.orbits import Orbits
+from core.pack import RUN_KEYS
 from core.trainer import Step, Trainer, TrainingFailed
 
 #: Epochs between two checkpoints.
 CHECKPOINT_EVERY = 10
 #: Keys that a resumed training may have otherwise than before: they do not act on its numbers.
-MAY_CHANGE = frozenset(
-    "epochs duration keep_checkpoints save_name debug debug_every debug_replay_every movie movie_dir movie_max_frames "
-    "movie_fps movie_dpi integrator_mode dt steps Nperiod model_path evaluate_every eval_periods".split()
-)
+MAY_CHANGE = RUN_KEYS | {"epochs", "evaluate_every", "eval_periods"}
 
 
 @dataclass(frozen=True)

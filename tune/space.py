@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.config import NOT_AVAILABLE_YET, Config
 from core.errors import ConfigError, UserError, nearest
+from core.pack import RUN_KEYS
 from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text, shorten
 from tune.pruners import Asha, Scheduler
 from tune.samplers import TPE, Sampler
@@ -30,7 +31,6 @@ NOT_SEARCHABLE = {
     **dict.fromkeys(
         ("epochs", "evaluate_every"), "early stopping compares trials epoch by epoch; put it under `fixed`"
     ),
-    **dict.fromkeys(("Nperiod", "eps"), "it acts in simulations only, not in training; leave it out"),
     **dict.fromkeys(("device",), "`resources` decides where trials run; put it under `fixed`"),
     "seed": "every trial has a seed of its own, made from the space's `seed`; leave it out",
 }
@@ -145,6 +145,8 @@ def _check_keys(space: Space) -> None:
         for key in keys:
             if key in NOT_AVAILABLE_YET:
                 raise UserError(f"The key `{section}.{key}` is not available yet in this version; remove it.")
+            if key in RUN_KEYS:
+                raise UserError(f"The key `{section}.{key}` does not act on the trials of a search; leave it out.")
             if key not in Config.model_fields:
                 hint = nearest(key, list(Config.model_fields)) or "; must be a key of the configuration."
                 raise UserError(f"The key `{section}.{key}` is unknown{hint}")

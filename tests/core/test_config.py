@@ -110,6 +110,7 @@ REFUSED = [
     ({"mass": [1.0, 1.0, 1.0]}, "mass", "3 numbers", "must be one number or num_particles (2)"),
     ({"mass": 0.0}, "mass", "0.0", "must have a positive sum"),
     ({"mass": [1.0, -1.0]}, "mass", "-1.0", "greater than or equal to 0"),
+    ({"L_lower": 0.5}, "L_lower", "0.5", "must be < L_upper (0.01)"),
     ({"external_field_mass": 1.0}, "external_field_position", "", "must be given together"),
     ({"external_field_position": [1.0, 0.0]}, "external_field_mass", "", "must be given together"),
     (

@@ -114,7 +114,8 @@ BAD = {
     "missing key": (at("question", None), "`question` is missing"),
     "unknown parameter": (at("parameters/lrr", {"float": [1, 2]}), "`parameters.lrr` is unknown; did you mean `lr`?"),
     "unknown fixed key": (at("fixed/epoch", 3), "`fixed.epoch` is unknown; did you mean `epochs`?"),
-    "key of a later version": (at("fixed/momentum", 0.9), "`fixed.momentum` is not available yet"),
+    "key of a later version": (at("fixed/step_rule", "direct"), "`fixed.step_rule` is not available yet"),
+    "key of a run": (at("fixed/save_name", "mine"), "`fixed.save_name` does not act on the trials"),
     "unknown key of a parameter": (
         at("parameters/lr/lgo", True),
         "`parameters.lr.lgo` is unknown; did you mean `log`?",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from core.orbits import Orbits
-from core.simulation import Record
+from core.record import Record
 from run.plan import ENDS, Plan
 
 Report = dict[str, Any]

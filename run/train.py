@@ -11,10 +11,10 @@ import torch
 from core.checkpoint import load_model, load_state
 from core.config import Config
 from core.errors import ConfigError
-from core.evaluation import ReferenceCurves, evaluate, reference_curves
 from core.initial_conditions import as_orbits
 from core.lane import EpochRecord
 from core.orbits import Orbits
+from core.scores import References, evaluate, references
 from core.timestep import Criterion
 from core.trainer import Trainer
 from core.training import MAY_CHANGE, TrainingSummary, train
@@ -111,7 +111,7 @@ def _check_resumed(path: str, settings: Settings, config: Config, base: dict[str
 class _Watch:
     """What happens beside a training: shows, scores and logs its epochs, and follows its orbits."""
 
-    def __init__(self, plan: TrainingPlan, progress: TrainingProgress, curves: ReferenceCurves | None):
+    def __init__(self, plan: TrainingPlan, progress: TrainingProgress, curves: References | None):
         self._plan, self._progress, self._curves = plan, progress, curves
         self._wandb: WandbLog | None = None
         self._written = False
@@ -154,7 +154,7 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
         print(WITHOUT_FFMPEG, file=sys.stderr)
     _announce(plan)
     progress = TrainingProgress(config, plan.done)
-    curves = reference_curves(config, "validation", progress.say) if plan.situation.scored else None
+    curves = references(config, "validation", progress.say) if plan.situation.scored else None
     watch = _Watch(plan, progress, curves)
     try:
         with progress:

@@ -14,9 +14,9 @@ from core.scores import references
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
-from tune.summary import print_machine, print_question, print_results
 from tune.space import Resources, Space, find_space, load_space
 from tune.study import SearchStudy
+from tune.summary import print_machine, print_question, print_results
 
 _ALL_FAILED, _INTERRUPTED = 1, 130
 

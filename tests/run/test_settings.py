@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from core.config import NOT_AVAILABLE_YET, Config
+from core.config import Config
 from run.flags import flag, make_parser, parse
 from run.keys import FIELDS
 from run.settings import gather
@@ -90,11 +90,6 @@ def test_a_wrong_file_is_one_line_with_its_name(text, tmp_path):
 def test_a_missing_file_and_a_folder(tmp_path):
     assert "No such file" in refusal(tmp_path, "train", "--config", "run.toml")
     assert "directory" in refusal(tmp_path, "train", "--config", tmp_path)
-
-
-@pytest.mark.parametrize("key", sorted(NOT_AVAILABLE_YET))
-def test_key_of_a_later_version_is_refused(key, tmp_path):
-    assert f"The flag {flag(key)} is not available yet" in refusal(tmp_path, "both", flag(key), "1")
 
 
 @pytest.mark.parametrize(

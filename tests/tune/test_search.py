@@ -20,7 +20,7 @@ import yaml
 from core.checkpoint import load_model
 from core.config import Config
 from core.errors import UserError
-from core.evaluation import evaluate, reference_curves
+from core.scores import evaluate, references
 from core.trainer import Trainer
 from tests.tune.conftest import load_values
 from tests.tune.searches import (
@@ -165,7 +165,7 @@ def test_a_killed_worker_changes_no_result(write_space: Callable[..., Path], tmp
     for trial, row in zip(trials, trials_table(tmp_path), strict=True):
         config = space.config(trial.user_attrs["parameters"], trial.user_attrs["seed"])
         trainer = Trainer([config])
-        curves = reference_curves(config)
+        curves = references(config)
         for epoch in range(1, 61):
             record = trainer.train_epoch()
             if epoch % 10 == 0:

@@ -110,9 +110,9 @@ def log_axis(axis: Axis, most: int = 8) -> None:
         if len(places) <= most:
             break
     if len(places) < 2:  # so narrow that no round number lies in it
-        places = list(np.geomspace(low, high, 5)[1:4:2])
+        places = [float(f"{place:.2g}") for place in np.geomspace(low, high, 5)[1:4:2]]
     axis.set_major_locator(FixedLocator(places[:: -(-len(places) // most)]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -158,7 +158,8 @@ def read_search(path: Path, say: Say) -> Search:
     ranked = study.best(len(kept.trials))
     systems = held_out(space.example(), "validation")
     curves, missing = _curves(systems, say)
-    names = list(getattr(space, "objectives", None) or [space.objective])
+    values = space.model_dump()
+    names = values.get("objectives") or [values["objective"]]
     upwards = [direction == StudyDirection.MAXIMIZE for direction in kept.directions]
     return Search(
         folder=folder,

@@ -89,9 +89,10 @@ def _missing(search: Search, horizon: int) -> str:
     absent = [name for name in BASELINES if name not in search.curves[horizon]]
     if not absent:
         return ""
+    which = "; ".join(absent) if search.curves[horizon] else "all baselines"
     return (
-        f" Not drawn: {' and '.join(absent)}, whose curves over {horizon} periods are not at hand "
-        f"({search.missing[horizon]}); python -m core.evaluation measures them."
+        f" Not drawn: {which}. Their curves over {horizon} periods are not at hand ({search.missing[horizon]}); "
+        "python -m core.evaluation, as under Commands, measures them."
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tune.folder import MODEL_FILE
 from tune.report.data import Search
-from tune.report.tables import confirmation_section, score_table, trial_table
+from tune.report.tables import confirmation_section, score, score_table, style_of, trial_table
 from tune.report.trial_figures import STATES
 
 # Nothing is loaded and nothing is sent, whatever a search's files hold.
@@ -72,7 +72,8 @@ def _summary(search: Search) -> str:
     counts = Counter(record.state for record in search.records)
     states = ", ".join(f"{counts[state]} {word}" for state, word in STATES.items() if counts[state])
     trials = f"{len(search.records)} of {search.space.trials} trials{': ' if states else ''}{states}."
-    goal = f"Ranked by {search.objective} with rel_dE ≤ {search.space.max_rel_dE:g}, on orbits that no training saw."
+    limit = f"{search.error} ≤ {search.space.max_rel_dE:g}"
+    goal = f"Ranked by {search.objective} with {limit}, on orbits that no training saw."
     return f"<p>{escape(trials)} {escape(goal)}</p>"
 
 
@@ -85,14 +86,13 @@ def _best(search: Search) -> str:
         )
     scores = search.best.scores
     tiles = [("trial", str(search.best.trial))]
-    for key, style in (("work_gain", ".3f"), ("rel_dE", ".1e"), ("steps_per_orbit", ".0f"), ("failed_orbits", ".0f")):
-        if key in scores:
-            tiles.append((key, format(scores[key], style)))
+    shown_first = (*search.objectives, search.error, "work_gain", "rel_dE", "steps_per_orbit", "failed_orbits")
+    tiles += [(key, score(scores[key], style_of(key))) for key in dict.fromkeys(shown_first) if key in scores]
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     warning = ""
     if search.ranking.excess(scores) > 0:
         limit = f"{search.space.max_rel_dE:g}"
-        warning = f"<p class=absent>No trial kept rel_dE within {limit}: this is the nearest to it.</p>"
+        warning = f"<p class=absent>No trial kept {search.error} within {limit}: this is the nearest to it.</p>"
     record = next(record for record in search.records if record.number == search.best.trial)
     drawn = ", ".join(
         f"<code>{escape(key)}</code> {escape(format(value, '.3g') if isinstance(value, float) else str(value))}"

@@ -21,7 +21,7 @@ def score_table(rows: Sequence[Row]) -> str:
     """Lay out rows of scores as core.evaluation does, the first row the model's own."""
     shown = [column for column in COLUMNS if any(column[0] in row.scores for row in rows)]
     body = [
-        [_cell(row.name), *(_cell(_score(row.scores.get(key), style), row.scores.get(key)) for key, _, style in shown)]
+        [_cell(row.name), *(_cell(score(row.scores.get(key), style), row.scores.get(key)) for key, _, style in shown)]
         for row in rows
     ]
     return table(["", *(heading for _, heading, _ in shown)], body, kind="scores", marked={0})
@@ -41,6 +41,7 @@ def trial_table(search: Search) -> str:
     for index, record in enumerate(records):
         if search.best and record.number == search.best.trial:
             marked.add(index)
+        on_front = "front" if getattr(record, "pareto", None) else ""
         model = search.folder.checkpoint(record.number) / MODEL_FILE
         number = str(record.number)
         if model.is_file():
@@ -49,19 +50,22 @@ def trial_table(search: Search) -> str:
             [
                 _cell(number, record.number, raw=True),
                 _cell(STATES.get(record.state, record.state), record.state),
+                *([_cell(on_front)] if len(search.objectives) > 1 else []),
                 _cell(record.reason),
                 _cell(str(record.epochs), record.epochs),
-                *(_cell(_score(record.scores.get(key), _style(key)), record.scores.get(key)) for key in first),
+                *(_cell(score(record.scores.get(key), style_of(key)), record.scores.get(key)) for key in first),
                 *(_cell(_parameter(record.parameters.get(key)), record.parameters.get(key)) for key in parameters),
-                *(_cell(_score(record.scores.get(key), _style(key)), record.scores.get(key)) for key in rest),
+                *(_cell(score(record.scores.get(key), style_of(key)), record.scores.get(key)) for key in rest),
                 _cell(str(record.seed), record.seed),
             ]
         )
-    headings = ["trial", "state", "reason", "epochs", *first, *parameters, *rest, "seed"]
+    front = ["Pareto"] if len(search.objectives) > 1 else []
+    headings = ["trial", "state", *front, "reason", "epochs", *first, *parameters, *rest, "seed"]
     if not any(record.reason for record in records):  # a column of nothing
-        headings.pop(2)
+        empty = headings.index("reason")
+        headings.pop(empty)
         for row in body:
-            row.pop(2)
+            row.pop(empty)
     return table(headings, body, kind="sortable", marked=marked)
 
 
@@ -77,16 +81,16 @@ def confirmation_section(search: Search) -> str:
     body = []
     for each in candidates:
         repeats = [repeat for repeat in each.get("seeds") or [] if isinstance(repeat, dict)]
-        values = [_score((repeat.get("validation") or {}).get(key), _style(key)) for repeat in repeats]
+        values = [score((repeat.get("validation") or {}).get(key), style_of(key)) for repeat in repeats]
         reasons = [str(repeat["reason"]) for repeat in repeats if repeat.get("reason")]
         held = {True: "yes", False: "dropped out"}.get(bool(each.get("survived")), "")
         body.append(
             [
                 _cell(f"trial {each.get('trial', '?')}"),
-                _cell(_score(_summary(each, "validation", "mean", key), _style(key))),
-                _cell(_score(_summary(each, "validation", "std", key), _style(key))),
-                _cell(_score(_summary(each, "validation", "mean", error), _style(error))),
-                _cell(_score(_summary(each, "validation", "sum", "failed_orbits"), ".0f")),
+                _cell(score(_summary(each, "validation", "mean", key), style_of(key))),
+                _cell(score(_summary(each, "validation", "std", key), style_of(key))),
+                _cell(score(_summary(each, "validation", "mean", error), style_of(error))),
+                _cell(score(_summary(each, "validation", "sum", "failed_orbits"), ".0f")),
                 _cell(", ".join(values)),
                 _cell("; ".join([held, *reasons])),
             ]
@@ -137,11 +141,12 @@ def _cell(text: str, value: object = None, *, raw: bool = False) -> str:
     return f"<td{attributes}>{text if raw else escape(text)}</td>"
 
 
-def _score(value: float | None, style: str) -> str:
-    return "–" if value is None else format(value, f"z{style}")  # noqa: RUF001 (a dash for what is not there)
+def score(value: float | None, style: str) -> str:
+    """Write a score; a dash stands for one that is not there."""
+    return "–" if value is None else format(value, f"z{style}")  # noqa: RUF001
 
 
-def _style(key: str) -> str:
+def style_of(key: str) -> str:
     """A score's format; a longer horizon has the plain name's."""
     plain = key.rsplit("_", 1)[0] if key.rsplit("_", 1)[-1].isdecimal() else key
     return _FORMATS.get(plain, ".3g")

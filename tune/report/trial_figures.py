@@ -38,14 +38,16 @@ def trial_drawings(search: Search) -> list[Drawing]:
         Drawing(
             "intermediate_values",
             "Intermediate values",
-            f"What early stopping compares at each evaluation: the objective while {search.error} is within the limit; "
-            "beyond it, how far above it is (in powers of e). Grey trials were stopped.",
+            f"What early stopping compares at each evaluation: {objective} while {search.error} is within the limit, "
+            "and above it a number beyond those of honest trials by how far (in powers of e). Grey trials were "
+            "stopped.",
             lambda theme: _intermediate(search, theme),
         ),
         Drawing(
             "pareto_front",
             "Pareto front",
-            f"{objective} against {_against(search)}. The line joins trials that no other beats in both.{gains}",
+            f"{objective} against {' and '.join(_against(search))}. The line joins trials within max_rel_dE that "
+            f"no other beats in both.{gains}",
             lambda theme: _pareto(search, theme),
         ),
         Drawing(
@@ -144,7 +146,7 @@ def _intermediate(search: Search, theme: Theme) -> Figure:
     if not curves:
         raise NotDrawn(f"No trial has reported a score: {_states(search)}.")
     figure = canvas(theme, 9.0, 4.2)
-    axes = dress(figure.subplots(), theme, "epoch", f"{search.objective} (below 0: above the limit)")
+    axes = dress(figure.subplots(), theme, "epoch", search.objective)
     best = search.best.trial if search.best else None
     states = {record.number: record.state for record in search.records}
     ranks = {record.number: rank for rank, record in enumerate(search.ranked)}
@@ -176,34 +178,49 @@ def _reported(trial: FrozenTrial) -> dict[int, float]:
 
 
 def _pareto(search: Search, theme: Theme) -> Figure:
-    names = list(search.objectives)
-    y, x = names[0], _against(search)
-    upwards = (search.objectives.get(x, False), search.objectives[y])
-    records = [record for record in scored(search, y) if np.isfinite(record.scores.get(x, np.nan))]
+    y, others = search.objective, _against(search)
+    records = [r for r in scored(search, y) if all(np.isfinite(r.scores.get(x, np.nan)) for x in others)]
     if not records:
-        raise NotDrawn(f"No trial has both {y} and {x}: {_states(search)}.")
-    figure = canvas(theme, 9.0, 4.4)
-    axes = dress(figure.subplots(), theme, x, y)
+        raise NotDrawn(f"No trial has both {y} and {' and '.join(others)}: {_states(search)}.")
+    figure = canvas(theme, 9.0 if len(others) == 1 else 10.0, 4.4)
+    panels = figure.subplots(1, len(others), sharey=True, squeeze=False)[0]
+    for x, panel in zip(others, panels, strict=True):
+        _front_panel(dress(panel, theme, x, y if panel is panels[0] else ""), search, records, x, theme)
+    marks = [
+        Line2D([], [], color=theme.model, marker="*", markersize=10, linestyle="none", label="best"),
+        Line2D([], [], color=theme.states["COMPLETE"], marker="o", linestyle="none", label="ran to the end"),
+        Line2D([], [], color=theme.states["PRUNED"], marker="o", markerfacecolor="none", linestyle="none",
+               label="stopped early"),
+    ]  # fmt: skip
+    legend_above(panels[0], 3, handles=marks)
+    return figure
+
+
+def _front_panel(axes: Axes, search: Search, records: list[TrialRecord], x: str, theme: Theme) -> None:
+    y = search.objective
+    upwards = (search.objectives.get(x, False), search.objectives[y])
     points = np.array([[record.scores[x], record.scores[y]] for record in records])
     if (points[:, 0] > 0).all():
         axes.set_xscale("log")
     for record, (px, py) in zip(records, points, strict=True):
         done = record.state == "COMPLETE"
-        look: dict[str, Any] = {"color": theme.states["COMPLETE"]} if done else {
-            "facecolors": "none", "edgecolors": theme.states["PRUNED"]}  # fmt: skip
+        look: dict[str, Any] = {"color": theme.states["COMPLETE"], "s": 34, "zorder": 4}
+        if not done:
+            look = {"facecolors": "none", "edgecolors": theme.states["PRUNED"], "s": 24, "zorder": 3}
         if search.best and record.number == search.best.trial:
-            axes.scatter([px], [py], color=theme.model, marker="*", s=190, zorder=6, edgecolors=theme.paper)
-        else:
-            axes.scatter([px], [py], s=34 if done else 24, zorder=4 if done else 3, **look)
-    complete = [index for index, record in enumerate(records) if record.state == "COMPLETE"]
+            look = {"color": theme.model, "marker": "*", "s": 190, "zorder": 6, "edgecolors": theme.paper}
+        axes.scatter([px], [py], **look)
+    # As Optuna's: those above the limit of the energy error are not on it.
+    complete = [i for i, record in enumerate(records) if record.state == "COMPLETE" and search.within(record.scores)]
     front = [complete[index] for index in front_of(points[complete], upwards)]
     front.sort(key=lambda index: points[index, 0])
     if front:
         axes.plot(*points[front].T, color=theme.model, linewidth=1.3, zorder=5)
         for index in front:
-            text = str(records[index].number)
-            note(axes, points[index, 0], points[index, 1], text, theme.model, xytext=(6, 7), fontweight="bold")
-        log_axis(axes.xaxis)
+            place = {"xytext": (6, 7), "fontweight": "bold"}
+            note(axes, points[index, 0], points[index, 1], str(records[index].number), theme.model, **place)
+    if axes.get_xscale() == "log":
+        log_axis(axes.xaxis, 5)
     if x == search.error:
         axes.axvline(search.space.max_rel_dE, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 3)))
         axes.annotate(
@@ -211,20 +228,12 @@ def _pareto(search: Search, theme: Theme) -> Figure:
             textcoords="offset points", rotation=90, fontsize=8, color=theme.muted,
         )  # fmt: skip
     axes.set_ylim(*robust_limits(list(points[:, 1]), *points[front, 1]))
-    marks = [
-        Line2D([], [], color=theme.model, marker="*", markersize=10, linestyle="none", label="best"),
-        Line2D([], [], color=theme.states["COMPLETE"], marker="o", linestyle="none", label="ran to the end"),
-        Line2D([], [], color=theme.states["PRUNED"], marker="o", markerfacecolor="none", linestyle="none",
-               label="stopped early"),
-    ]  # fmt: skip
-    legend_above(axes, 3, handles=marks)
-    return figure
 
 
-def _against(search: Search) -> str:
-    """What the first objective is shown against: the second, or what it costs in energy, or in work."""
+def _against(search: Search) -> list[str]:
+    """What the first objective is shown against: the others, or what it costs in energy, or in work."""
     first, *others = search.objectives
-    return others[0] if others else search.error if first != search.error else "steps_per_orbit"
+    return others or [search.error if first != search.error else "steps_per_orbit"]
 
 
 def front_of(points: np.ndarray, upwards: tuple[bool, bool]) -> list[int]:

@@ -213,7 +213,9 @@ def _energy_error(search: Search, horizon: int, theme: Theme) -> Figure:
         if not len(time):
             continue
         style = _named(search, name, theme)
-        axes.plot(time, np.maximum(error, 1e-16), **{**style, "linestyle": "-", "linewidth": 1.0})
+        if name == "oracle":  # dots would not show its swings
+            style["linestyle"] = "-"
+        axes.plot(time, np.maximum(error, 1e-16), **{**style, "linewidth": 1.0})
         typical = float(np.median(error[-max(len(error) // max(horizon, 1), 1) :]))
         ends.append((float(time[-1]), max(typical, 1e-16), name, str(style["color"])))
         lows.append(max(float(np.quantile(error, 0.02)), 1e-12))
@@ -228,7 +230,8 @@ def _thinned(each: Portrait, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     time, error = each.time[within], each.error[within]
     if horizon <= _PERIODS_IN_FULL:
         return time, error
-    turn = np.minimum(time.astype(int), horizon - 1)
+    # The step that passes the end belongs to the last period, also where that is earlier.
+    turn = np.minimum(time.astype(int), max(min(horizon, round(time[-1])) - 1, 0))
     turns = np.unique(turn)
     return turns + 0.5, np.array([error[turn == one].max() for one in turns])
 

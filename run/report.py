@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from core.orbits import Orbits
 from core.simulation import Record
 from run.plan import ENDS, Plan
@@ -41,7 +43,9 @@ def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, fi
         **{name: _finite(max(_or_infinite(row[name]) for row in rows)) for name in _ERRORS},
         "median_max_rel_dE": _finite(statistics.median(_or_infinite(row["max_rel_dE"]) for row in rows)),
         "median_force_evaluations_per_period": _finite(
-            statistics.median(row["force_evaluations"] / max(row["periods"] or 0, 1e-12) for row in rows)
+            statistics.median(
+                row["force_evaluations"] / row["periods"] if row["periods"] else math.inf for row in rows
+            )
         ),
         "failed_orbits": sum(row["failed"] for row in rows),
         "files": files,
@@ -60,6 +64,8 @@ def unit_of_time(plan: Plan) -> str:
 
 def per_orbit(record: Record, orbits: Orbits) -> list[dict[str, Any]]:
     """Return one row of plain numbers for each system."""
+    # A system whose first step was not finite failed where it started; the error of 0 there says nothing.
+    known = ~(record.failed & (record.max_rel_dE == 0))
     columns = {
         "steps": record.steps,
         "force_evaluations": record.force_evaluations,
@@ -69,10 +75,7 @@ def per_orbit(record: Record, orbits: Orbits) -> list[dict[str, Any]]:
         "periods": record.time / orbits.period,
         "initial_energy": record.initial_energy,
         "final_energy": record.final_energy,
-        "max_rel_dE": record.max_rel_dE,
-        "final_rel_dE": record.final_rel_dE,
-        "momentum_error": record.momentum_error,
-        "angular_momentum_error": record.angular_momentum_error,
+        **{name: torch.where(known, getattr(record, name), torch.nan) for name in _ERRORS},
         "failed": record.failed,
     }
     values: Iterable[tuple[float, ...]] = zip(*(column.tolist() for column in columns.values()), strict=True)

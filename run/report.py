@@ -9,12 +9,13 @@ import torch
 
 from core.orbits import Orbits
 from core.simulation import Record
+from run.outputs import Files
 from run.plan import ENDS, Plan
 
 Report = dict[str, Any]
 
 
-def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, files: dict[str, str]) -> Report:
+def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, files: Files) -> Report:
     """Say what was simulated and how it went. Totals are over all orbits, errors are the largest of any."""
     config = plan.config
     rows = per_orbit(record, orbits)

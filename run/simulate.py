@@ -17,7 +17,7 @@ from core.simulation import Record, simulate
 from run import report
 from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import NETWORK_KEYS
-from run.outputs import draw_pictures, write_beside
+from run.outputs import Files, draw_pictures, write_beside
 from run.plan import ENDS, Plan
 from run.trajectory import TrajectoryWriter, read_trajectories
 
@@ -56,7 +56,7 @@ def run_simulation(plan: Plan) -> report.Report:
         print(WITHOUT_FFMPEG, file=sys.stderr)
     orbits = orbits_of(plan)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    files: dict[str, str] = {}
+    files: Files = {}
     with ExitStack() as stack:
         target = own.save_trajectory
         if target is None and (own.plot is not None or config.movie):
@@ -72,7 +72,7 @@ def run_simulation(plan: Plan) -> report.Report:
             files |= draw_pictures(
                 read_trajectories(target), config, own, title=plan.criterion_summary, ffmpeg=ffmpeg
             )
-    write_beside(list(files.values()), plan.situation, _not_acting(plan))
+    write_beside(files, plan.situation, _not_acting(plan))
     return report.make_report(plan, orbits, record, wall_time, files)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from core.config import NOT_AVAILABLE_YET
 from core.errors import ConfigError, nearest
 from core.toml_file import to_toml
+from core.whole_file import whole_file
 from run.flags import flag
 from run.keys import FIELDS, FLAG_ONLY
 
@@ -54,7 +55,5 @@ def _check_names(path: str, keys: Iterable[str]) -> None:
 
 def write_keys(path: Path, values: Mapping[str, Any], comment: str) -> None:
     """Write a comment, then keys and values, in order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(f"# {comment}\n{to_toml(values)}", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(f"# {comment}\n{to_toml(values)}", encoding="utf-8")

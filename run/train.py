@@ -20,7 +20,7 @@ from core.trainer import Trainer
 from core.training import MAY_CHANGE, TrainingSummary, train
 from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import RunnerKeys
-from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
+from run.outputs import DEFAULT_NAME, Files, check_name, check_output, draw_pictures, write_beside, write_resolved
 from run.plan import read_given_systems
 from run.progress import TrainingProgress
 from run.report import Report
@@ -171,7 +171,7 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
                 watch.score(load_model(summary.last_checkpoint, config.torch_device.type).criterion, summary.epochs)
     finally:
         watch.finish()
-    files: dict[str, str] = {}
+    files: Files = {}
     if watch.track is not None and (tracks := watch.track.trajectories()):
         files = draw_pictures(
             tracks,
@@ -182,13 +182,13 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
             ffmpeg=ffmpeg,
             warmup=watch.track.warm_up(),
         )
-        write_beside(list(files.values()), plan.situation, _unset(plan))
+        write_beside(files, plan.situation, _unset(plan))
     print(_conclusion(summary), file=sys.stderr)
     return summary, make_report(plan, summary, watch.scores, files)
 
 
 def make_report(
-    plan: TrainingPlan, summary: TrainingSummary, scores: dict[str, float], files: dict[str, str]
+    plan: TrainingPlan, summary: TrainingSummary, scores: dict[str, float], files: Files
 ) -> Report:
     """Say how a training ended, in plain numbers and paths."""
     return {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from core.config import Config
-from core.errors import CheckpointError, UserError
+from core.errors import CheckpointError, ConfigError, UserError
 from core.features import InputScales
 from core.forces import State
 from core.history import input_width
@@ -115,7 +115,7 @@ def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
 def load_state(path: Path | str, **changes: Any) -> Trainer:
     """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError.
 
-    ``changes`` are config keys that may differ from before, such as ``epochs``.
+    ``changes`` are config keys that may differ from before, such as ``epochs`` and ``device``.
     """
     content = _read(path, _STATE_KEYS, "state")
     with _fitting_together(path, "state"):
@@ -213,6 +213,8 @@ def _fitting_together(path: Path | str, kind: str) -> Iterator[None]:
     """Turn what values of a wrong kind or size raise into a CheckpointError."""
     try:
         yield
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -91,7 +91,9 @@ def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int, bool]:
 
     Refuses other initial conditions.
     """
-    trainer = load_state(path)
+    with settings.naming_source():
+        asked = Config.from_mapping({"device": settings.value("device")}).device
+    trainer = load_state(path, **({"device": asked} if "device" in settings else {}))
     systems = trainer.collection.systems
     if settings.value("ic_path") is not None:
         given = read_given_systems(settings.value("ic_path"), settings)

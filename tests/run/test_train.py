@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from core.checkpoint import load_model, load_state
 from run import training_track
@@ -75,6 +76,27 @@ def test_what_contradicts_a_training_is_refused(flags, part, tmp_path):
     run(tmp_path, "train", *TINY)
     resume = [] if "--resume" in flags else ["--resume", "data/run_nbody/state.pt"]
     assert part in refusal(tmp_path, "train", *resume, *flags.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is the device that must be missing")
+def test_a_training_from_a_machine_with_a_gpu_goes_on_without(unbroken, tmp_path):
+    flags = [*TINY, "--seed", "3", "--history-len", "2"]
+    run(tmp_path, "train", *flags, "-n", "7")
+    state = tmp_path / "data/run_nbody/state.pt"
+    content = torch.load(state, weights_only=True)
+    content["config"]["device"] = "cuda"
+    torch.save(content, state)
+    resume = ["train", "--resume", "data/run_nbody/state.pt", "-n", "12"]
+    line = refusal(tmp_path, *resume)
+    assert line == (
+        "data/run_nbody/state.pt: The value of `device` is cuda, but torch sees no CUDA device here; use auto or cpu."
+    )
+    assert "The value of `device` is 'gpu'" in refusal(tmp_path, *resume, "--device", "gpu")
+    seen = run(tmp_path, *resume, "--device", "auto")
+    assert (seen.status, seen.config["device"]) == (0, "auto")
+    seen = run(tmp_path, "train", "--resume", "data/run_nbody/state.pt", "-n", "40", "--device", "cpu")
+    assert (seen.status, seen.config["device"]) == (0, "cpu")
+    assert seen.weights.equal(unbroken.weights)
 
 
 def test_given_systems_are_those_of_a_resumed_training(tmp_path):

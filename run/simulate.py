@@ -19,6 +19,7 @@ from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import NETWORK_KEYS
 from run.outputs import Files, draw_pictures, write_beside
 from run.plan import ENDS, Plan
+from run.simulation_progress import Goal, SimulationProgress
 from run.trajectory import TrajectoryWriter, read_trajectories
 
 #: Added to the seed of the systems that are drawn: a training with the same seed has not seen them.
@@ -83,11 +84,13 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
         if trajectory is not None:
             writer = stack.enter_context(TrajectoryWriter(trajectory, orbits.state))
         print(f"simulating {_what(plan, len(orbits.period))}: {plan.criterion_summary}", file=sys.stderr)
+        forces = forces_of(config)
+        progress = stack.enter_context(SimulationProgress(plan.criterion, forces, _goal(plan, orbits)))
         began = time.perf_counter()
         outcome = simulate(
             orbits.state,
-            plan.criterion,
-            forces_of(config),
+            progress,
+            forces,
             orbits.period,
             (config.Nperiod,) if "Nperiod" in plan.ends else (),
             duration=config.duration if "duration" in plan.ends else None,
@@ -100,6 +103,17 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
         if config.torch_device.type == "cuda":
             torch.cuda.synchronize()
         return outcome.records[-1], time.perf_counter() - began
+
+
+def _goal(plan: Plan, orbits: Orbits) -> Goal:
+    """What a simulation will reach if its steps do not end it before."""
+    config, one = plan.config, torch.ones_like(orbits.period)
+    if "Nperiod" in plan.ends:
+        return Goal(config.Nperiod, orbits.period, f"{report.unit_of_time(plan)}s")
+    if "duration" in plan.ends:
+        assert config.duration is not None
+        return Goal(config.duration, one, "units of time")
+    return Goal(config.steps, one, "steps", in_steps=True)
 
 
 def _what(plan: Plan, count: int) -> str:

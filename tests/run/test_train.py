@@ -1,15 +1,12 @@
 """`run/runner.py train` and `both`: interrupted and resumed trainings, limits, and what they show and log."""
 
-import contextlib
 import json
 import os
-import pty
 import random
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -19,11 +16,7 @@ import torch
 from core.checkpoint import load_model, load_state
 from run import training_track
 from run.toml_file import read_keys
-from tests.run.runs import RUNNER, TINY, refusal, run
-
-
-def command(*arguments):
-    return [sys.executable, str(RUNNER), *map(str, arguments)]
+from tests.run.runs import TINY, command, on_a_terminal, refusal, run
 
 
 @pytest.fixture(scope="module")
@@ -172,29 +165,8 @@ def test_lines_where_there_is_no_terminal(tmp_path):
 
 def test_a_bar_on_a_terminal(tmp_path):
     """Standard error is a terminal, standard output a file: the bar never gets into the JSON."""
-    ours, theirs = pty.openpty()
-    shown = bytearray()
-
-    def read():
-        with contextlib.suppress(OSError):  # the other end of a terminal that was closed
-            while piece := os.read(ours, 4096):
-                shown.extend(piece)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    done = subprocess.run(
-        command("train", *TINY, "-n", "12"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        check=False,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    reader.join(timeout=5)
-    os.close(ours)
-    assert json.loads(done.stdout)["epochs"] == 12
-    text = shown.decode()
+    out, text = on_a_terminal(tmp_path, "train", *TINY, "-n", "12")
+    assert json.loads(out)["epochs"] == 12
     assert "12/12" in text
     assert "converged" in text
     assert "12 epochs completed" in text

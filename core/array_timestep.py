@@ -1,6 +1,6 @@
 """A trained step criterion on NumPy arrays, for N-body codes that know no torch. G = 1."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,9 +11,17 @@ from core.checkpoint import Model
 from core.errors import UserError
 from core.forces import State
 from core.orbits import forces_of
+from core.step_rule import reversible_step
 
 #: The dt of each system (...); a number for a single system.
 Steps = NDArray[np.float64] | np.float64
+
+
+class ArrayMemory(NamedTuple):
+    """What the criterion remembers, and the previous dt (...), 0 before the first (for the reversible rule)."""
+
+    criterion: Any
+    previous: Tensor
 
 
 class ArrayTimeStep:
@@ -33,31 +41,34 @@ class ArrayTimeStep:
 
     def init(
         self, position: ArrayLike, velocity: ArrayLike, mass: ArrayLike, acceleration: ArrayLike | None = None
-    ) -> Any:
+    ) -> ArrayMemory:
         """Return the memory of systems that start here: a past of nothing, and the state itself."""
         with torch.no_grad():
-            return self._criterion.init(self._state(position, velocity, mass, acceleration))
+            state = self._state(position, velocity, mass, acceleration)
+            return ArrayMemory(self._criterion.init(state), torch.zeros_like(state.mass[..., 0]))
 
-    def propose(self, memory: Any) -> Steps:
+    def propose(self, memory: ArrayMemory) -> Steps:
         """Return the next dt (...) from where the memory's last ``init`` or ``advance`` was."""
         with torch.no_grad():
-            dt = self._criterion.propose(memory.state, memory)
+            dt = self._criterion.propose(memory.criterion.state, memory.criterion)
+            if self.config.step_rule == "reversible":
+                dt = reversible_step(dt, memory.previous).dt
         return np.float64(dt.item()) if dt.dim() == 0 else dt.double().cpu().numpy()
 
     def advance(
         self,
-        memory: Any,
+        memory: ArrayMemory,
         position: ArrayLike,
         velocity: ArrayLike,
         mass: ArrayLike,
         dt: ArrayLike,
         acceleration: ArrayLike | None = None,
-    ) -> Any:
+    ) -> ArrayMemory:
         """Return the memory after a step of ``dt`` (...) that led here; dt is the whole time since the last call."""
         state = self._state(position, velocity, mass, acceleration)
         with torch.no_grad():
             elapsed = self._tensor(dt).expand(state.mass.shape[:-1])
-            return self._criterion.advance(memory, state, elapsed)
+            return ArrayMemory(self._criterion.advance(memory.criterion, state, elapsed), elapsed / self.n_steps)
 
     def _state(
         self, position: ArrayLike, velocity: ArrayLike, mass: ArrayLike, acceleration: ArrayLike | None

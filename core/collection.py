@@ -48,6 +48,7 @@ class Collection:
         vectors = torch.zeros(*shape, first.num_particles, first.dim, device=device, dtype=first.torch_dtype)
         self.state = State(vectors, vectors.clone(), vectors.clone(), vectors[..., 0].clone())
         self._history_len = torch.tensor([[config.history_len] for config in configs], device=device)
+        self._reversible, self._n_steps = first.step_rule == "reversible", first.n_steps
         self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=first.torch_dtype)
         self.energy, self.scale = vectors[..., 0, 0].clone(), vectors[..., 0, 0].clone()
         self.elapsed = torch.zeros(shape, dtype=torch.float64, device=device)
@@ -57,6 +58,8 @@ class Collection:
         #: Accepted steps of this epoch, warm-up aside; gradient steps on the current state.
         self.collected, self.tries = self.age.clone(), self.age.clone()
         self.windows: Windows = ()
+        #: The step that led here, 0 where the reversible rule starts; and what share of its proposal it was.
+        self.previous, self.stretch = torch.zeros_like(self.energy), torch.ones_like(self.energy)
         #: Orbits to be started afresh in the next epoch: stuck, or their period is over.
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
 
@@ -79,8 +82,9 @@ class Collection:
         held = (*self.state, self.energy, self.scale, self.period)
         for target, value in zip(held, fresh, strict=True):
             target[lane, index] = value
-        for counter in (self.elapsed, self.age, self.tries, self.ended):
+        for counter in (self.elapsed, self.age, self.tries, self.ended, self.previous):
             counter[lane, index] = 0
+        self.stretch[lane, index] = 1
 
     def fill_unused(self) -> None:
         """Give places beyond a lane's own orbits a harmless state: that of its first orbit."""
@@ -91,7 +95,8 @@ class Collection:
     def _held(self) -> dict[str, Tensor]:
         """Everything that an orbit carries from one epoch into the next, by name."""
         kept = {"energy": self.energy, "scale": self.scale, "elapsed": self.elapsed, "period": self.period}
-        return {**self.state._asdict(), **kept, "age": self.age, "ended": self.ended}
+        rule = {"previous": self.previous, "stretch": self.stretch}
+        return {**self.state._asdict(), **kept, **rule, "age": self.age, "ended": self.ended}
 
     def orbit_tensors(self, lane: int) -> dict[str, Tensor]:
         """Return a lane's own orbits between two epochs, each tensor (B, ...)."""
@@ -119,12 +124,17 @@ class Collection:
         ended = (self.ended[index] & self.exists[index]).nonzero().flatten().tolist()
         self.collected[index] = 0
         self.tries[index] = 0
+        self.forget_previous(index)
         if ended:
             self.start(index, ended, lane.generator)
             fresh = torch.zeros_like(self.exists)
             fresh[index, ended] = True
             self.windows = self.history.keep_where(fresh, self.history.empty(self.state), self.windows)
             self.refresh()
+
+    def forget_previous(self, lane: int) -> None:
+        """Let the reversible rule start again from the last stretch: the network has changed, and tau with it."""
+        self.previous[lane] = 0
 
     def refresh(self) -> None:
         """Recompute what follows from states and windows: units and inputs."""
@@ -134,11 +144,11 @@ class Collection:
 
     def samples(self) -> Samples:
         """Return the current state of every orbit as a sample."""
-        return Samples(self.inputs, self.state, self.energy, self.scale, self.unit)
+        return Samples(self.inputs, self.state, self.energy, self.scale, self.unit, self.stretch)
 
-    def move(self, accepted: Tensor, block: Block, dt: Tensor, warm: Tensor) -> None:
-        """Let the ``accepted`` (L, B) orbits take the block that took ``dt``; the others stay where they are."""
-        slid = self.history.slide(self.windows, self.state, block.state, dt)
+    def move(self, accepted: Tensor, block: Block, elapsed: Tensor, stretch: Tensor, warm: Tensor) -> None:
+        """Let the ``accepted`` (L, B) orbits take the block of ``elapsed`` time; the others stay where they are."""
+        slid = self.history.slide(self.windows, self.state, block.state, elapsed)
         self.windows = self.history.keep_where(accepted, slid, self.windows)
         new_scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
         wide = accepted[..., None, None]
@@ -148,7 +158,11 @@ class Collection:
         self.state = State(position, velocity, acceleration, self.state.mass)
         self.energy = torch.where(accepted, block.energy, self.energy)
         self.scale = torch.where(accepted, new_scale, self.scale)
-        self.elapsed += torch.where(accepted, dt.double(), 0)
+        self.elapsed += torch.where(accepted, elapsed.double(), 0)
+        if self._reversible:
+            self.previous = torch.where(accepted, elapsed / self._n_steps, self.previous)
+            # The mean of two: an error in tau makes the recursion alternate about its track.
+            self.stretch = torch.where(accepted, 2 / (1 / stretch + 1 / self.stretch), self.stretch)
         self.age += accepted
         self.collected += accepted & ~warm
         self.tries.masked_fill_(accepted, 0)

@@ -19,9 +19,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Eccentricity = Annotated[float, Field(ge=0, lt=1)]
 FeatureType = Literal["basic", "rich", "delta_mag"]
-
-#: Keys of the full reference that no code acts on yet. They are refused rather than ignored.
-NOT_AVAILABLE_YET = frozenset({"step_rule"})
+StepRule = Literal["direct", "reversible"]
 
 
 class Config(BaseModel):
@@ -85,6 +83,7 @@ class Config(BaseModel):
     duration: Positive | None = Field(
         None, description="simulate: stop at this time; train: wall-clock limit in seconds"
     )
+    step_rule: StepRule = Field("direct", description="how a proposed step becomes a taken one: direct, reversible")
     model_path: str | None = Field(None, description="checkpoint")
     eps: Positive = Field(0.1, description="constant of the dynamical criterion")
     Nperiod: Positive = Field(10, description="periods to simulate (bound two-body systems)")
@@ -206,8 +205,6 @@ class Config(BaseModel):
         prefix = f"{source}: " if source else ""
         known = list(cls.model_fields)
         for key in values:
-            if key in NOT_AVAILABLE_YET:
-                raise ConfigError(f"{prefix}The key `{key}` is not available yet in this version; remove it.")
             if key not in known:
                 raise ConfigError(f"{prefix}The key `{key}` is unknown{nearest(key, known)}")
         try:

@@ -52,6 +52,11 @@ class TidalField:
         along = 3 * (towards * velocity).sum(-1, keepdim=True) * inverse.pow(2)
         return self.mass * inverse.pow(3) * (along * towards - velocity)
 
+    def jerk_and_snap(self, state: State) -> tuple[Tensor, Tensor]:
+        """First and second time derivative of the field's acceleration along the motion, each (..., N, D)."""
+        towards = self.position - state.position
+        return _pair_derivatives(towards, -state.velocity, -state.acceleration, self.mass, _inverse_square(towards))
+
     def potential(self, position: Tensor) -> Tensor:
         """Potential per unit mass (..., N) at ``position`` (..., N, D)."""
         distance: Tensor = torch.linalg.vector_norm(self.position)
@@ -94,6 +99,22 @@ class Forces:
             jerk = jerk + self.field.jerk(position, velocity)
         return acceleration, jerk, self._potential(position, mass, inverse)
 
+    def jerk_and_snap(self, state: State) -> tuple[Tensor, Tensor]:
+        """First and second time derivative of the acceleration along the motion, each (..., N, D).
+
+        Sums over pairs of the formulas of Nitadori & Makino 2008, New Astronomy 13, 498, section 2.
+        """
+        separation, inverse = self._pairs(state.position)
+        velocity = state.velocity.unsqueeze(-3) - state.velocity.unsqueeze(-2)
+        acceleration = state.acceleration.unsqueeze(-3) - state.acceleration.unsqueeze(-2)
+        mass = state.mass.unsqueeze(-2).unsqueeze(-1)
+        pairs = _pair_derivatives(separation, velocity, acceleration, mass, (inverse * inverse).unsqueeze(-1))
+        jerk, snap = (derivative.sum(-2) for derivative in pairs)
+        if self.field is not None:
+            tidal = self.field.jerk_and_snap(state)
+            jerk, snap = jerk + tidal[0], snap + tidal[1]
+        return jerk, snap
+
     def potential(self, position: Tensor, mass: Tensor) -> Tensor:
         """Total potential energy (...), pairs and field."""
         return self._potential(position, mass, self._pairs(position)[1])
@@ -124,6 +145,23 @@ class Forces:
         if self.field is not None:
             potential = potential + (mass * self.field.potential(position)).sum(-1)
         return potential
+
+
+def _inverse_square(separation: Tensor) -> Tensor:
+    return (separation * separation).sum(-1, keepdim=True).reciprocal()
+
+
+def _pair_derivatives(
+    separation: Tensor, velocity: Tensor, acceleration: Tensor, mass: Tensor | float, inverse2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Jerk and snap (..., D) of m x / r^3 for relative x, v and a (..., D), given 1 / r^2 (..., 1)."""
+    weight = mass * inverse2 * inverse2.sqrt()
+    alpha = (separation * velocity).sum(-1, keepdim=True) * inverse2
+    squares = (velocity * velocity + separation * acceleration).sum(-1, keepdim=True)
+    beta = squares * inverse2 + alpha * alpha
+    pull = weight * separation
+    jerk = weight * velocity - 3 * alpha * pull
+    return jerk, weight * acceleration - 6 * alpha * jerk - 3 * beta * pull
 
 
 _EXCLUSIONS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}

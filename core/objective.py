@@ -11,6 +11,7 @@ from core.forces import Forces, State, angular_momentum
 from core.leapfrog import Block, Tangent, leapfrog, leapfrog_with_slope
 from core.loss import Band, BandLoss, band_loss
 from core.samples import Samples
+from core.step_rule import reversible_step
 from core.timestep import proposed_step
 
 #: Changes of angular momentum below this times the machine precision are round-off. (Without a field
@@ -19,9 +20,14 @@ _ROUND_OFF = 1e3
 
 
 class Attempt(NamedTuple):
-    """A proposed block and what it did to the energy; dt (of one leapfrog step), change and rel_dE are (L, B)."""
+    """A proposed block and what it did to the energy; dt (of one leapfrog step), change and rel_dE are (L, B).
+
+    ``stretch`` is dt / tau, ``response`` d ln(dt) / d ln(tau), both (L, B); None stands for 1 everywhere.
+    """
 
     dt: Tensor
+    stretch: Tensor
+    response: Tensor | None
     block: Block
     tangent: Tangent
     change: Tensor
@@ -58,23 +64,41 @@ class Objective:
             self._leapfrog = torch.compile(leapfrog_with_slope, dynamic=True)
 
     def attempt(
-        self, samples: Samples, output: Tensor, where: slice | Tensor, instead: Tensor | None = None
+        self,
+        samples: Samples,
+        output: Tensor,
+        where: slice | Tensor,
+        instead: Tensor | None = None,
+        previous: Tensor | None = None,
     ) -> Attempt:
-        """Take the step that ``output`` (L, rows, 2) proposes, or ``instead`` (L, B) where that is not NaN."""
-        dt = self._step(samples, output, where)
+        """Take the step that ``output`` (L, rows, 2) proposes, or ``instead`` (L, B) where that is not NaN.
+
+        The step is the proposal times the samples' stretch; where there is a ``previous`` step (L, B) the
+        reversible rule makes it.
+        """
+        tau = self._tau(samples, output, where)
         if instead is not None:
-            dt = torch.where(instead.isnan(), dt, instead)
+            tau = torch.where(instead.isnan(), tau, instead)
+        if previous is None:
+            dt, response = tau * samples.stretch, None
+        else:
+            dt, response, _ = reversible_step(tau, previous, samples.stretch)
         block, tangent = self._leapfrog(samples.state, dt, self.forces, self.n_steps)
         change = block.energy - samples.energy
-        return Attempt(dt, block, tangent, change, change.abs() / samples.scale)
+        return Attempt(dt, dt / tau, response, block, tangent, change, change.abs() / samples.scale)
 
     def rel_dE(self, samples: Samples, output: Tensor, where: slice | Tensor) -> Tensor:
         """Return the error (L, B) of each proposed step, without its slope."""
-        block = leapfrog(samples.state, self._step(samples, output, where), self.forces, self.n_steps)
+        dt = self._tau(samples, output, where) * samples.stretch
+        block = leapfrog(samples.state, dt, self.forces, self.n_steps)
         return (block.energy - samples.energy).abs() / samples.scale
 
     def loss(self, samples: Samples, attempt: Attempt, where: slice | Tensor) -> BandLoss:
-        """Return the band loss (L, B) of rel_dE, and of rel_dL where it has a weight."""
+        """Return the band loss (L, B) of rel_dE, and of rel_dL where it has a weight; its slope is in ln(tau)."""
+        value, slope = self._loss(samples, attempt, where)
+        return BandLoss(value, slope if attempt.response is None else slope * attempt.response)
+
+    def _loss(self, samples: Samples, attempt: Attempt, where: slice | Tensor) -> BandLoss:
         band = Band(self._band.lower[where], self._band.upper[where])
         energy = band_loss(attempt.change, samples.scale, attempt.tangent.energy, attempt.dt, band)
         if not self._weight:
@@ -87,7 +111,7 @@ class Objective:
             energy.slope + self._weight * torch.where(real, momentum.slope, 0),
         )
 
-    def _step(self, samples: Samples, output: Tensor, where: slice | Tensor) -> Tensor:
+    def _tau(self, samples: Samples, output: Tensor, where: slice | Tensor) -> Tensor:
         return proposed_step(output[:, : samples.energy.shape[1], 0], samples.unit, self._dt_bound[where])
 
 

@@ -1,8 +1,8 @@
 """Samples: states at which a step is proposed, with all that its verdict needs; and the buffer that keeps them.
 
 A sample holds the network's input (the state's own window included, as feature rows, detached), the
-state, its energy and energy scale, and its unit of time. Packed into one row of numbers, a
-minibatch of many lanes is one gather.
+state, its energy and energy scale, its unit of time, and what the step rule made of the proposal.
+Packed into one row of numbers, a minibatch of many lanes is one gather.
 """
 
 from typing import Any, NamedTuple
@@ -14,24 +14,34 @@ from core.forces import State
 
 
 class Samples(NamedTuple):
-    """A batch of samples: inputs (L, B, F), states (L, B, N, D), energy, scale and unit (L, B)."""
+    """A batch of samples: inputs (L, B, F), states (L, B, N, D), energy, scale, unit and stretch (L, B).
+
+    ``stretch`` is dt / tau, the share of the proposal that the step rule took when the sample was made: a later
+    proposal is stretched as much. (The previous dt itself would be that of an older network: a change of
+    all steps by 10 % would then be answered by one of 20 %, and old samples would not pass.)
+    """
 
     inputs: Tensor
     state: State
     energy: Tensor
     scale: Tensor
     unit: Tensor
+    stretch: Tensor
 
     def pick(self, index: slice | Tensor) -> "Samples":
         """Pick lanes."""
         state = self.state.map(lambda tensor: tensor[index])
-        return Samples(self.inputs[index], state, self.energy[index], self.scale[index], self.unit[index])
+        return Samples(self.inputs[index], state, *(tensor[index] for tensor in self[2:]))
 
     def pack(self) -> Tensor:
         """One row of numbers per sample, (L, B, W)."""
         vectors = [tensor.flatten(-2) for tensor in self.state[:3]]
-        scalars = torch.stack([self.energy, self.scale, self.unit], -1)
+        scalars = torch.stack(self[2:], -1)
         return torch.cat([self.inputs, *vectors, self.state.mass, scalars], -1)
+
+
+#: Numbers of a sample that are neither inputs nor of its state.
+_SCALARS = len(Samples._fields) - 2
 
 
 class SampleShape(NamedTuple):
@@ -49,17 +59,16 @@ class SampleShape(NamedTuple):
     @property
     def state_width(self) -> int:
         """Length of a packed row without its inputs."""
-        return 3 * self.bodies * self.dim + self.bodies + 3
+        return 3 * self.bodies * self.dim + self.bodies + _SCALARS
 
     def unpack(self, packed: Tensor) -> Samples:
         """Split packed rows (L, B, W) into samples (views)."""
         vector = self.bodies * self.dim
-        parts = torch.split(packed, [self.inputs, vector, vector, vector, self.bodies, 3], -1)
+        parts = torch.split(packed, [self.inputs, vector, vector, vector, self.bodies, _SCALARS], -1)
         shape = (*packed.shape[:-1], self.bodies, self.dim)
         position, velocity, acceleration = (part.reshape(shape) for part in parts[1:4])
         state = State(position, velocity, acceleration, parts[4])
-        energy, scale, unit = parts[5].unbind(-1)
-        return Samples(parts[0], state, energy, scale, unit)
+        return Samples(parts[0], state, *parts[5].unbind(-1))
 
 
 class SampleBuffer:

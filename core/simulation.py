@@ -4,15 +4,17 @@ A *step* is a block of ``n_steps`` leapfrog steps of one dt: one proposal, one v
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core.batch import choose, join, scatter, take
-from core.conservation import momentum_errors
+from core.batch import choose, join, take
+from core.config import StepRule
 from core.forces import Forces, State, relative_energy_scale
 from core.leapfrog import leapfrog
+from core.record import Outcome, Run, Sums, record_of
+from core.step_rule import reversible_step
 from core.timestep import Criterion
 
 #: Most steps in a period: beyond them a model makes no progress that anybody would wait for.
@@ -23,35 +25,6 @@ FAILED_ERROR = 0.1
 GUARD_HALVINGS = 20
 #: Ticks between two looks at whether finished systems should leave the batch.
 _COMPACT_EVERY = 32
-
-
-class Record(NamedTuple):
-    """How each of M systems fared up to a point in time; all (M,).
-
-    Energy errors are relative to |E(0)| (or, if that is smaller, to 1e-3 (kinetic + |potential|) at
-    the start), momentum errors as :func:`core.conservation.momentum_errors` says.
-    ``force_evaluations`` include those of ``rejected`` steps, which the guard had done again.
-    """
-
-    time: Tensor
-    force_evaluations: Tensor
-    max_rel_dE: Tensor
-    final_rel_dE: Tensor
-    steps: Tensor
-    violations: Tensor
-    failed: Tensor
-    rejected: Tensor
-    initial_energy: Tensor
-    final_energy: Tensor
-    momentum_error: Tensor
-    angular_momentum_error: Tensor
-
-
-class Outcome(NamedTuple):
-    """One record for each horizon, and the states (M, N, D) where the systems stopped."""
-
-    records: list[Record]
-    state: State
 
 
 class Moved(NamedTuple):
@@ -79,36 +52,13 @@ class _Rules(NamedTuple):
     criterion: Criterion
     forces: Forces
     n_steps: int
+    reversible: bool
     threshold: float
     guard: float | None
     fail_above: float
     steps: int | None
     steps_per_period: float
     observer: Observer | None
-
-
-class _Run(NamedTuple):
-    """What moves along with each system that is still in the batch; all (m, ...).
-
-    ``retry`` is the step that the guard asks for after ``halvings`` rejections in a row.
-    """
-
-    number: Tensor
-    state: State
-    memory: Any
-    initial: Tensor
-    initial_scale: Tensor
-    energy: Tensor
-    magnitude: Tensor
-    time: Tensor
-    steps: Tensor
-    error: Tensor
-    final: Tensor
-    violations: Tensor
-    failed: Tensor
-    rejected: Tensor
-    retry: Tensor
-    halvings: Tensor
 
 
 def simulate(
@@ -121,6 +71,7 @@ def simulate(
     duration: float | None = None,
     steps: int | None = None,
     n_steps: int = 1,
+    step_rule: StepRule = "direct",
     threshold: float = torch.inf,
     guard: float | None = None,
     fail_above: float = FAILED_ERROR,
@@ -130,9 +81,12 @@ def simulate(
     """Integrate ``state`` (M, N, D) with the criterion's own steps.
 
     A system ends when it has passed the last of ``periods`` (increasing, multiples of its own
-    ``period`` (M,)) or the time ``duration``, and in any case after ``steps`` steps. At least one of
-    the three is needed; of ``periods`` and ``duration`` only one. There is a record for each of
-    ``periods``, else one. The step that passes a horizon is its last, and is not cut.
+    ``period`` (M,)), the time ``duration``, or ``steps`` steps, whichever is first; at least one of them is
+    needed. There is a record for each of ``periods``, else one. The step that passes a horizon is its
+    last, and is not cut.
+
+    ``step_rule`` says how a proposed step becomes a taken one (core/step_rule.py). After a step that the
+    guard cut, the reversible rule starts again.
 
     A system fails, and stops, when its error |E - E(0)| / |E(0)| exceeds ``fail_above`` or is not
     finite, when its step is not finite and positive, or, without ``steps``, when it uses more than
@@ -145,29 +99,28 @@ def simulate(
     ``observer`` is called with all systems at the start, and after each tick with those that moved.
     Nothing is kept for it: memory does not grow with a run's length.
     """
-    if periods and duration is not None:
-        raise ValueError("`periods` and `duration` are both given; a run ends at one of them.")
     if not periods and duration is None and steps is None:
         raise ValueError("None of `periods`, `duration` and `steps` is given; the run would never end.")
-    rules = _Rules(criterion, forces, n_steps, threshold, guard, fail_above, steps, steps_per_period, observer)
+    rule = step_rule == "reversible"
+    rules = _Rules(criterion, forces, n_steps, rule, threshold, guard, fail_above, steps, steps_per_period, observer)
     run = _start(state, criterion, forces)
     if observer is not None:
         observer(Moved(run.number, run.time, torch.zeros_like(run.energy), run.state, run.energy, run.steps))
     records = []
-    rest: list[_Run] = []
+    rest: list[Run] = []
     last = torch.full_like(run.time, torch.inf if duration is None else duration)
-    ends = [horizon * period for horizon in periods] or [last]
+    ends = [torch.minimum(horizon * period, last) for horizon in periods] or [last]
     for number, end in enumerate(ends, 1):
         run, left = _run_to(run, end, period, rules, last=number == len(ends))
         rest += left
-        records.append(_record([run, *rest], state, n_steps))
-    return Outcome(records, _final_state([run, *rest], len(state.mass)))
+        records.append(record_of([run, *rest], state, n_steps))
+    return Outcome(records)
 
 
-def _start(state: State, criterion: Criterion, forces: Forces) -> _Run:
+def _start(state: State, criterion: Criterion, forces: Forces) -> Run:
     energy, magnitude = forces.energy(state)
     whole = torch.zeros_like(energy, dtype=torch.int64)
-    return _Run(
+    return Run(
         number=torch.arange(len(whole), device=whole.device),
         state=state,
         memory=criterion.init(state),
@@ -184,15 +137,17 @@ def _start(state: State, criterion: Criterion, forces: Forces) -> _Run:
         rejected=whole,
         retry=torch.zeros_like(energy),
         halvings=whole,
+        previous=torch.zeros_like(energy),
+        fallbacks=whole,
+        sums=Sums(*[torch.zeros_like(energy, dtype=torch.float64)] * 4),
     )
 
 
-def _run_to(run: _Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool) -> tuple[_Run, list[_Run]]:
+def _run_to(run: Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool) -> tuple[Run, list[Run]]:
     """Advance all systems to their ``end`` (M,). Return all that go on together, and those that failed."""
-    finished: list[_Run] = []
+    finished: list[Run] = []
     ticks = 0
-    # A look at each tick would make a GPU wait. Before a further horizon idle ticks slide windows, as scores have them.
-    look = last and run.time.device.type == "cpu"
+    look = run.time.device.type == "cpu"  # at each tick it would make a GPU wait
     ends, lengths = end[run.number], period[run.number]
     while True:
         active = ~run.failed & (run.time < ends)
@@ -215,19 +170,23 @@ def _run_to(run: _Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool
                 run = take(run, active)
                 ends, lengths = end[run.number], period[run.number]
                 active = active[active]
-        run = _step(run, active, rules)
+        run = _step(run, active, rules, waiting=not last)
     everything = [run, *finished]
     failed = [part for part in (take(part, part.failed) for part in everything) if len(part.number)]
     alive = [part for part in (take(part, ~part.failed) for part in everything) if len(part.number)]
     return (join(alive) if alive else take(run, run.failed & False)), failed
 
 
-def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
-    """One step of every active system; the others take a step of 0 and stay where they are."""
+def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
+    """One step of every active system; the others take one of 0, and if they are ``waiting`` keep their past."""
     n_steps = rules.n_steps
     tau = rules.criterion.propose(run.state, run.memory)
+    cut, fallbacks, previous = run.halvings > 0, run.fallbacks, run.previous
+    if rules.reversible:
+        tau, _, fell_back = reversible_step(tau, run.previous)
+        fallbacks = fallbacks + (active & fell_back & ~cut)
     if rules.guard is not None:
-        tau = torch.where(run.halvings > 0, run.retry, tau)
+        tau = torch.where(cut, run.retry, tau)
     usable = active & torch.isfinite(tau) & (tau > 0)
     dt = torch.where(usable, tau, 0)
     block = leapfrog(run.state, dt, rules.forces, n_steps)
@@ -237,18 +196,27 @@ def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
         violations = violations + (active & _exceeds(rules.threshold, run, energy))
     error = (energy - run.initial).abs() / run.initial_scale
     sound = usable & (error <= rules.fail_above)  # a NaN is not sound
+    if rules.reversible:
+        previous = torch.where(active, torch.where(cut, 0, dt), run.previous)
+    memory = rules.criterion.advance(run.memory, block.state, dt * n_steps)
+    if waiting:
+        memory = choose(active, memory, run.memory)
+    time = run.time + torch.where(sound, dt, 0).double() * n_steps  # a failed step completes no time
     after = run._replace(
         state=block.state,
-        memory=rules.criterion.advance(run.memory, block.state, dt * n_steps),
+        memory=memory,
         energy=energy,
         magnitude=block.kinetic + block.potential.abs(),
-        time=run.time + torch.where(sound, dt, 0).double() * n_steps,  # a failed step completes no time
+        time=time,
         steps=run.steps + active,
         error=torch.where(active, torch.maximum(run.error, error), run.error),
         final=torch.where(active, error, run.final),
         violations=violations,
         failed=run.failed | (active & ~sound),
         halvings=torch.zeros_like(run.halvings),
+        previous=previous,
+        fallbacks=fallbacks,
+        sums=run.sums.add(torch.where(sound & active, time, 0), torch.where(sound & active, error, 0).double()),
     )
     taken = usable
     if rules.guard is not None:
@@ -260,42 +228,14 @@ def _step(run: _Run, active: Tensor, rules: _Rules) -> _Run:
     return after
 
 
-def _exceeds(limit: float, run: _Run, energy: Tensor) -> Tensor:
+def _exceeds(limit: float, run: Run, energy: Tensor) -> Tensor:
     """Whether the step that ends with ``energy`` has a rel_dE above ``limit`` (a NaN has), (m,)."""
     return ~((energy - run.energy).abs() <= limit * relative_energy_scale(run.energy, run.magnitude))
 
 
-def _observe(observer: Observer, after: _Run, begun: Tensor, dt: Tensor, taken: Tensor, n_steps: int) -> None:
+def _observe(observer: Observer, after: Run, begun: Tensor, dt: Tensor, taken: Tensor, n_steps: int) -> None:
     index = taken.nonzero().squeeze(-1)
     if len(index):
         time = begun + dt.double() * n_steps  # where a failed step led is worth a look, too
         spent = (after.steps + after.rejected) * n_steps
         observer(Moved(*take((after.number, time, dt, after.state, after.energy, spent), index)))
-
-
-def _record(runs: list[_Run], start: State, n_steps: int) -> Record:
-    count = len(start.mass)
-
-    def all_of(name: str) -> Tensor:
-        return scatter([getattr(run, name) for run in runs], [run.number for run in runs], count)
-
-    errors = momentum_errors(start, _final_state(runs, count))
-    steps, rejected = all_of("steps"), all_of("rejected")
-    return Record(
-        time=all_of("time"),
-        force_evaluations=(steps + rejected) * n_steps,
-        max_rel_dE=all_of("error"),
-        final_rel_dE=all_of("final"),
-        steps=steps,
-        violations=all_of("violations"),
-        failed=all_of("failed"),
-        rejected=rejected,
-        initial_energy=all_of("initial"),
-        final_energy=all_of("energy"),
-        momentum_error=errors.momentum,
-        angular_momentum_error=errors.angular_momentum,
-    )
-
-
-def _final_state(runs: list[_Run], count: int) -> State:
-    return State(*(scatter([run.state[i] for run in runs], [run.number for run in runs], count) for i in range(4)))

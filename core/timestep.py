@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core.config import Config
 from core.features import InputScales, Units, pair_units
-from core.forces import State, self_exclusion
+from core.forces import Forces, State, self_exclusion
 from core.history import History, input_width
 from core.network import FullyConnectedNN
 
@@ -68,6 +68,34 @@ class Dynamical:
         squared = (separation * separation).sum(-1) + self_exclusion(state.position)
         ratio = squared / (relative * relative).sum(-1)
         return memory * ratio.amin((-2, -1)).sqrt().sqrt()
+
+    def advance(self, memory: Tensor, state: State, dt: Tensor) -> Tensor:
+        """Remember nothing more."""
+        return memory
+
+
+@dataclass(frozen=True)
+class PRS23:
+    """``eta * min over bodies of tau`` with tau^2 = 2 a^2 / (j^2 + a s): acceleration, jerk and snap of a body.
+
+    Pham, Rein & Spiegel 2024, Open J. Astrophys. 7, 1, section 3; the criterion of REBOUND's IAS15, whose step is
+    this with eta = (5040 epsilon)^(1/7). ``eta`` is a number or one per system (...), the memory.
+    """
+
+    eta: float | Tensor
+    forces: Forces
+
+    def init(self, state: State) -> Tensor:
+        """Return ``eta`` for each system (...)."""
+        return _each(self.eta, state)
+
+    def propose(self, state: State, memory: Tensor) -> Tensor:
+        """Return the step (...); infinite where nothing accelerates."""
+        jerk, snap = self.forces.jerk_and_snap(state)
+        pull, jerk, snap = (torch.linalg.vector_norm(vector, dim=-1) for vector in (state.acceleration, jerk, snap))
+        squared = 2 * pull * pull / (jerk * jerk + pull * snap)
+        # 0 / 0: a body that feels nothing asks for nothing.
+        return memory * torch.where(pull == 0, torch.inf, squared).amin(-1).sqrt()
 
     def advance(self, memory: Tensor, state: State, dt: Tensor) -> Tensor:
         """Remember nothing more."""

@@ -115,6 +115,7 @@ class Trainer:
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
         self._cap = torch.tensor([[config.max_retrain_steps or 2**62] for config in configs], device=device)
         self._analytic = first.history_warmup == "analytic" and any(config.history_len for config in configs)
+        self._reversible = first.step_rule == "reversible"
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
     def train_epoch(self) -> EpochRecord:
@@ -176,7 +177,8 @@ class Trainer:
         active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
         forward = self.network.forward(self._embed(samples, chosen), chosen.layers)
         instead = held.warm_up_steps()[index] if self._analytic else None
-        attempt = self.objective.attempt(samples, forward.output, index, instead)
+        previous = held.previous[index] if self._reversible else None
+        attempt = self.objective.attempt(samples, forward.output, index, instead, previous)
         accepted = active & (attempt.rel_dE < self.objective.threshold[index])  # a NaN is not accepted
         if instead is not None:
             accepted |= active & ~instead.isnan() & attempt.rel_dE.isfinite()
@@ -210,6 +212,8 @@ class Trainer:
         for lane, count, has_any in zip(chosen.lanes, stuck.sum(-1).tolist(), refused, strict=True):
             self.lanes[lane].record.stuck_orbits += count
             self.lanes[lane].record.retrain_steps += has_any
+            if has_any:
+                held.forget_previous(lane)
 
     def _record_and_move(
         self, chosen: Selection, samples: Samples, attempt: Attempt, accepted: Tensor, counts: list[int]
@@ -217,7 +221,7 @@ class Trainer:
         """Store the accepted states (warm-up ones as cold starts), and let their orbits take the step."""
         held, lanes = self.collection, len(self.lanes)
         warm = held.is_warm_up()
-        packed = samples.pack()
+        packed = samples._replace(stretch=attempt.stretch).pack()
         error = angular_momentum_error(samples.state, attempt)
         sums = torch.stack([attempt.rel_dE, error.change / error.scale, attempt.dt])
         totals = in_order(torch.where(accepted, sums, 0)).T.tolist()
@@ -233,10 +237,10 @@ class Trainer:
             if len(recorded):
                 self.buffer.push(lane, recorded)
         block_dt = attempt.dt * self.config.n_steps
-        block = attempt.block
+        block, stretch = attempt.block, attempt.stretch
         if len(chosen.lanes) < lanes:
-            accepted, block_dt, block = self._spread(chosen, accepted, block_dt, block)
-        held.move(accepted, block, block_dt, warm)
+            accepted, block_dt, stretch, block = self._spread(chosen, accepted, block_dt, stretch, block)
+        held.move(accepted, block, block_dt, stretch, warm)
         if self.on_step is not None:
             for lane in chosen.lanes:
                 own = held.own_state(lane).map(torch.clone)
@@ -245,20 +249,23 @@ class Trainer:
                 self.on_step(lane, Step(*step, own, held.energy[lane, :count].clone()))
         held.ended |= self._one_period & held.exists & (held.elapsed >= held.period)
 
-    def _spread(self, chosen: Selection, accepted: Tensor, dt: Tensor, block: Block) -> tuple[Tensor, Tensor, Block]:
+    def _spread(
+        self, chosen: Selection, accepted: Tensor, dt: Tensor, stretch: Tensor, block: Block
+    ) -> tuple[Tensor, Tensor, Tensor, Block]:
         """Put the chosen lanes' results among all lanes; the others accept nothing."""
         held = self.collection
-        all_accepted, all_dt = torch.zeros_like(held.exists), torch.zeros_like(held.energy)
+        all_accepted = torch.zeros_like(held.exists)
+        all_dt, all_stretch = torch.zeros_like(held.energy), torch.zeros_like(held.energy)
         state = held.state.map(torch.clone)
         kinetic, potential = torch.zeros_like(held.energy), torch.zeros_like(held.energy)
         pairs = zip(
-            (all_accepted, all_dt, *state, kinetic, potential),
-            (accepted, dt, *block.state, block.kinetic, block.potential),
+            (all_accepted, all_dt, all_stretch, *state, kinetic, potential),
+            (accepted, dt, stretch, *block.state, block.kinetic, block.potential),
             strict=True,
         )
         for target, value in pairs:
             target[chosen.where] = value
-        return all_accepted, all_dt, Block(state, kinetic, potential)
+        return all_accepted, all_dt, all_stretch, Block(state, kinetic, potential)
 
     def _collection_is_over(self, lane: int) -> bool:
         held = self.collection

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_orig
 
 from pydantic.fields import FieldInfo
 
-from core.config import NOT_AVAILABLE_YET
 from core.errors import UserError, nearest
 from run.keys import FIELDS, FLAG_ONLY, SHARED_KEYS, SIMULATE_KEYS, TRAIN_KEYS
 
@@ -132,10 +131,7 @@ def _plain(key: str, value: Any) -> Any:
 def _refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
     """Say why an argument that the parser does not know cannot be used."""
     name = argument.partition("=")[0]
-    later = [flag(key) for key in NOT_AVAILABLE_YET]
-    if name in later:
-        raise UserError(f"The flag {name} is not available yet in this version; leave it out.")
     if not name.startswith("-"):
         raise UserError(f"The argument {argument} belongs to no flag.")
     options = [option for action in parser._actions for option in action.option_strings]
-    raise UserError(f"The flag {name} is unknown{nearest(name, [*options, *later]) or '; --help lists the flags.'}")
+    raise UserError(f"The flag {name} is unknown{nearest(name, options) or '; --help lists the flags.'}")

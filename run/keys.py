@@ -40,7 +40,7 @@ NETWORK_KEYS = frozenset(
     "history_warmup".split()
 )
 #: All keys in which a simulation and its model must agree.
-MODEL_KEYS = NETWORK_KEYS | frozenset("n_steps num_particles dim softening dtype eps".split())
+MODEL_KEYS = NETWORK_KEYS | frozenset("n_steps step_rule num_particles dim softening dtype eps".split())
 #: Keys that both modes act on.
 SHARED_KEYS = MODEL_KEYS | frozenset(
     "mass pos_scale vel_scale external_field_mass external_field_position num_orbits e_min e_max a_min a_max "

@@ -46,11 +46,12 @@ class Plan(NamedTuple):
     @property
     def criterion_summary(self) -> str:
         """The same in words."""
+        rule = ", reversible steps" if self.config.step_rule == "reversible" else ""
         if self.model is not None:
-            return str(self.model.content["config_summary"])
+            return f"{self.model.content['config_summary']}{rule}"
         if self.config.dt > 0:
             return f"fixed dt {self.config.dt:g}"
-        return f"dynamical criterion, eps {self.config.eps:g}"
+        return f"dynamical criterion, eps {self.config.eps:g}{rule}"
 
 
 def plan_simulation(settings: Settings, trained: Config | None = None) -> Plan:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from core.orbits import Orbits
-from core.simulation import Record
+from core.record import Record
 from run.outputs import Files
 from run.plan import ENDS, Plan
 

@@ -1,17 +1,18 @@
 """Scores of a training on held-out orbits: over which periods, and for how long."""
 
-import math
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
 
-from core import evaluation
 from core.config import Config
-from core.evaluation import evaluate, reference_curves
 from core.forces import State
+from core.held_out import held_out
+from core.scores import SCORED_AGAINST, evaluate, references
 from core.timestep import Criterion
+from core.work_precision import has_curve
 
 #: Seconds for scores that nobody asked for: those of a model with minute steps take half an hour.
 PATIENCE = 60.0
@@ -20,23 +21,23 @@ PATIENCE = 60.0
 class Scorer:
     """Scores the models of one training, and says so.
 
-    Scores that are ``asked`` for are over all of eval_periods; a reference curve that is missing is measured here,
-    before the training. Those that are not are over the periods whose curve is at hand, and of the last model only.
+    Scores that are ``asked`` for are over all of eval_periods; curves that are missing are measured here,
+    before the training. Those that are not are over the periods whose curves are at hand, and of the last model only.
     """
 
     def __init__(self, config: Config, say: Callable[[str], None], *, asked: bool):
         self._say, self._asked = say, asked
-        self._wanted = tuple(sorted(config.eval_periods))
+        self._wanted = tuple(sorted(set(config.eval_periods)))
         self._held = self._wanted if asked else periods_at_hand(config)
         self._config = config.model_copy(update={"eval_periods": self._held})
-        self._curves = reference_curves(self._config, progress=say) if self._held else None
+        self._against = references(self._config, progress=say) if self._held else None
         self.scores: dict[str, float] = {}
 
     def score(self, criterion: Criterion, epoch: int) -> None:
         """Score the model of an epoch, once."""
-        if self._curves is None or self.scores.get("epoch") == epoch:
+        if self._against is None or self.scores.get("epoch") == epoch:
             return
-        self.scores = evaluate(criterion, self._config, self._curves) | {"epoch": epoch}
+        self.scores = evaluate(criterion, self._config, self._against) | {"epoch": epoch}
         shown = "  ".join(f"{name} {value:.3g}" for name, value in self.scores.items() if name != "epoch")
         self._say(f"scores after epoch {epoch}: {shown}")
 
@@ -55,24 +56,23 @@ class Scorer:
                 return
         missing = self._wanted[len(self._held) :]
         if missing:
-            minutes = math.ceil(missing[-1] / 10)
             self._say(
-                f"not scored over {_words(missing, ' and ')} periods: {flag} measures the reference curve that this "
-                f"needs, once, in about {minutes} minute{'s' * (minutes > 1)}."
+                f"not scored over {_words(missing, ' and ')} periods: {flag} measures the curves that this "
+                "needs, once, for minutes or more."
             )
 
 
 def periods_at_hand(config: Config) -> tuple[int, ...]:
-    """Return the first few of eval_periods, all that have a reference curve: a shipped one, or one of an earlier run.
+    """Return the first few of eval_periods, all that have their curves: shipped ones, or those of an earlier run.
 
     The first few, since names without a suffix are of the first.
     """
-    wanted = tuple(sorted(config.eval_periods))
-    for count in range(len(wanted), 0, -1):
-        name = evaluation._curve_name(config.model_copy(update={"eval_periods": wanted[:count]}), "validation")
-        if any((folder / name).exists() for folder in (evaluation._SHIPPED, evaluation._cache_folder())):
-            return wanted[:count]
-    return ()
+    systems = held_out(config)
+
+    def at_hand(horizon: int) -> bool:
+        return all(has_curve(systems, name, horizon) for name in SCORED_AGAINST)
+
+    return tuple(takewhile(at_hand, systems.periods))
 
 
 class _TooSlow(Exception):

@@ -13,7 +13,8 @@ from core.checkpoint import load_model
 from core.forces import State
 from core.initial_conditions import unit_of_time
 from core.orbits import Orbits, draw, forces_of
-from core.simulation import Record, simulate
+from core.record import Record
+from core.simulation import simulate
 from run import report
 from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import NETWORK_KEYS
@@ -96,6 +97,7 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
             duration=config.duration if "duration" in plan.ends else None,
             steps=config.steps if "steps" in plan.ends else None,
             n_steps=config.n_steps,
+            step_rule=config.step_rule,
             threshold=config.energy_threshold,
             guard=config.energy_threshold if plan.own.guard else None,
             observer=writer,

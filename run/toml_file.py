@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.config import NOT_AVAILABLE_YET
 from core.errors import ConfigError, nearest
 from core.toml_file import to_toml
 from core.whole_file import whole_file
@@ -44,8 +43,6 @@ def read_keys(path: str | None) -> KeyFile:
 
 def _check_names(path: str, keys: Iterable[str]) -> None:
     for key in keys:
-        if key in NOT_AVAILABLE_YET:
-            raise ConfigError(f"{path}: The key `{key}` is not available yet in this version; remove it.")
         if key in FLAG_ONLY:
             raise ConfigError(f"{path}: The key `{key}` is a flag only; remove it and give {flag(key)}.")
         if key not in FIELDS:

@@ -7,7 +7,7 @@ import numpy as np
 
 def eccentric_anomaly(mean_anomaly: float, eccentricity: float) -> float:
     """Solve Kepler's equation M = E - e sin E by Newton's method."""
-    anomaly = math.pi if eccentricity > 0.8 else mean_anomaly
+    anomaly = math.copysign(math.pi, mean_anomaly) if eccentricity > 0.8 else mean_anomaly
     for _ in range(100):
         error = anomaly - eccentricity * math.sin(anomaly) - mean_anomaly
         anomaly -= error / (1 - eccentricity * math.cos(anomaly))

@@ -5,7 +5,7 @@ from pathlib import Path
 from ray import tune
 from ray.tune.experiment import Trial
 
-from core.evaluation import ReferenceCurves
+from core.scores import References
 from tune.callback import SearchCallback
 from tune.folder import SearchFolder
 from tune.progress import Progress
@@ -19,7 +19,7 @@ def run_trials(
     study: SearchStudy,
     folder: SearchFolder,
     progress: Progress,
-    curves: ReferenceCurves,
+    curves: References,
     *,
     concurrent: int,
     storage: Path,

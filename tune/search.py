@@ -10,13 +10,13 @@ from typing import NoReturn
 from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
-from core.evaluation import reference_curves
+from core.scores import references
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
-from tune.report import print_machine, print_question, print_results
 from tune.space import Resources, Space, find_space, load_space
 from tune.study import SearchStudy
+from tune.summary import print_machine, print_question, print_results
 
 _ALL_FAILED, _INTERRUPTED = 1, 130
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
     """Run a whole search and print its result; return the exit status."""
-    curves = reference_curves(space.example(), progress=lambda text: print(f"first       {text}", flush=True))
+    curves = references(space.example(), progress=lambda text: print(f"first       {text}", flush=True))
     prepare_environment()
     with ray_session(dashboard=dashboard) as session:
         fitted, concurrent = fit_to_machine(space, session)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from core.config import NOT_AVAILABLE_YET, Config
+from core.config import Config
 from core.errors import ConfigError, UserError, nearest
 from core.inert import inert_settings
 from core.pack import RUN_KEYS
@@ -144,8 +144,6 @@ def load_space(file: Traversable) -> Space:
 def _check_keys(space: Space) -> None:
     for section, keys in (("parameters", space.parameters), ("fixed", space.fixed)):
         for key in keys:
-            if key in NOT_AVAILABLE_YET:
-                raise UserError(f"The key `{section}.{key}` is not available yet in this version; remove it.")
             if key in RUN_KEYS:
                 raise UserError(f"The key `{section}.{key}` does not act on the trials of a search; leave it out.")
             if key not in Config.model_fields:

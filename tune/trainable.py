@@ -10,7 +10,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.checkpoint import load_state, save_model, save_state
 from core.config import Config
-from core.evaluation import ReferenceCurves, evaluate
+from core.scores import References, evaluate
 from core.trainer import Trainer, TrainingFailed
 from tune.folder import MODEL_FILE, STATE_FILE
 
@@ -29,7 +29,7 @@ class TimeStepTraining(tune.Trainable):
         """What a trial takes; asked for here, since `tune.with_resources` would hide the class's name."""
         return tune.PlacementGroupFactory([config["resources"]])
 
-    def setup(self, config: dict[str, Any], curves: ReferenceCurves | None = None) -> None:
+    def setup(self, config: dict[str, Any], curves: References | None = None) -> None:
         """Prepare a worker. Ray may set up a spare one and never use it: the training starts with the first step."""
         assert curves is not None  # tune.with_parameters brings them
         self._curves = curves

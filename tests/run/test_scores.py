@@ -27,7 +27,6 @@ def test_a_training_ends_with_the_scores_whose_curve_is_shipped(tmp_path):
     assert seen.lines("scores after epoch 2: ") == 1
     (line,) = (line for line in seen.err.splitlines() if "not scored" in line)
     assert "not scored over 100 periods: --eval-periods 10 100 measures" in line
-    assert "about 10 minutes" in line
     assert "eval_periods" not in (tmp_path / "run/data/run_nbody/config.toml").read_text()
 
 
@@ -43,7 +42,7 @@ def test_what_is_asked_for_is_measured_also_when_the_training_goes_on(tmp_path):
     assert seen.report["scores"]["epoch"] == 2
     assert seen.lines("scores after") == 2
     assert "not scored" not in seen.err
-    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 1
+    assert list((tmp_path / "cache").rglob("*.npz"))
     again = run(tmp_path / "run", "train", "--resume", "data/run_nbody/state.pt", "-n", "4")
     assert again.report["scores"]["epoch"] == 4
     assert again.lines("scores after") == 2

@@ -1,0 +1,161 @@
+"""Scores on held-out orbits that cannot be gamed: work at equal error (DESIGN.md section 7)."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from core.config import Config
+from core.held_out import HeldOut, held_out
+from core.kepler import kepler_separation, relative, semi_major_axis
+from core.record import Record
+from core.simulation import FAILED_ERROR, simulate
+from core.timestep import Criterion, Dynamical
+from core.work_precision import LARGEST_ERROR, Array, Curve, Say, curves_of
+
+#: The baselines whose curves scores are made of.
+SCORED_AGAINST = ("dynamical", "prs23", "oracle")
+#: A failed orbit's gain is this times the share of time that it completed, and not below the least.
+_FAILED_GAIN = 0.01
+_LEAST_GAIN = 1e-6
+#: Periods that a run which never moved is said to have completed: its cost is still a number.
+_LEAST_TIME = 1e-3
+#: Steps of each criterion that wall times are measured over.
+_TIMED_STEPS = 100
+
+
+@dataclass(frozen=True)
+class References:
+    """A held-out set and the curves that scores on it are made of, by baseline and horizon in periods."""
+
+    systems: HeldOut
+    curves: dict[str, dict[int, Curve]]
+
+
+def references(config: Config, name: str = "validation", progress: Say | None = None) -> References:
+    """Draw a held-out set as ``config`` describes its systems, and read or measure the curves for its ``eval_periods``.
+
+    Raises UserError where a curve has to be kept and cannot be.
+    """
+    return references_on(held_out(config, name), progress)
+
+
+def references_on(systems: HeldOut, progress: Say | None = None) -> References:
+    """Read or measure the curves of a set."""
+    return References(systems, {name: curves_of(systems, name, progress=progress) for name in SCORED_AGAINST})
+
+
+def evaluate(criterion: Criterion, config: Config, against: References) -> dict[str, float]:
+    """Score a criterion on a held-out set, cold start included, with the n_steps and step_rule of ``config``.
+
+    Plain names are for the first horizon; further ones end in ``_<periods>``. For more than two
+    bodies the period is the crossing time.
+
+    - ``rel_dE``: median over orbits of max_t |E(t) - E(0)| / |E(0)|; a failed orbit counts as 1000
+    - ``steps_per_orbit``: force evaluations per period, over all orbits
+    - ``work_gain``, ``work_gain_prs23``: geometric mean over orbits of the force evaluations that the
+      classical criterion needs for the same error over the criterion's own
+    - ``oracle_share``: (n_prs23 - n) / (n_prs23 - n_oracle) at the same errors, n summed over the orbits
+    - ``energy_drift``: median least-squares slope of |E(t) - E(0)| / |E(0)|, per period
+    - ``phase_error``: median of |x - x_Kepler| / |a| at the end, x the separation of two point masses without a
+      field; for more bodies see :func:`core.reference.phase_error`
+    - ``violations``: share of steps whose own rel_dE exceeds energy_threshold
+    - ``fallbacks``: share of steps in which the reversible rule was not followed
+    - ``failed_orbits``: orbits with an error above 0.1, a value that is not finite, or the cap on steps reached
+    """
+    systems = against.systems
+    horizons = tuple(sorted(systems.periods))
+    state, forces = systems.on(config)
+    period = systems.orbits.period.to(config.torch_device)
+    with torch.no_grad():
+        outcome = simulate(
+            state,
+            criterion,
+            forces,
+            period,
+            horizons,
+            n_steps=config.n_steps,
+            step_rule=config.step_rule,
+            threshold=config.energy_threshold,
+        )
+    scores: dict[str, float] = {}
+    for horizon, record in zip(horizons, outcome.records, strict=True):
+        of_horizon = _scores(record, systems, horizon, {name: c[horizon] for name, c in against.curves.items()})
+        suffix = "" if horizon == horizons[0] else f"_{horizon}"
+        scores |= {f"{key}{suffix}": value for key, value in of_horizon.items()}
+    return scores
+
+
+def baseline_scores(curve: Curve, against: dict[str, Curve], error: float) -> dict[str, float]:
+    """Return the scores of a baseline with the one constant that gives the median error ``error`` on the set."""
+    evaluations, errors = curve.at_median_error(error)
+    failed = errors > FAILED_ERROR
+    scores = {"rel_dE": float(np.median(errors)), "steps_per_orbit": float(evaluations.mean())}
+    return scores | _gains(evaluations, errors, failed, np.ones_like(errors), against) | {
+        "failed_orbits": int(failed.sum())
+    }
+
+
+def wall_gain(criterion: Criterion, config: Config, against: References, work_gain: float) -> float:
+    """Return ``work_gain`` in wall time: times a step of the dynamical criterion over one of ``criterion``.
+
+    Both are measured on the same orbits, in the same number of threads; the best of three each.
+    """
+    state, forces = against.systems.on(config)
+    period = against.systems.orbits.period.to(config.torch_device)
+
+    def seconds(one: Criterion) -> float:
+        best = float("inf")
+        for _ in range(3):
+            started = time.perf_counter()
+            with torch.no_grad():
+                simulate(state, one, forces, period, steps=_TIMED_STEPS, fail_above=float("inf"))
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    return work_gain * seconds(Dynamical(0.03)) / seconds(criterion)
+
+
+def _scores(record: Record, systems: HeldOut, horizon: int, curves: dict[str, Curve]) -> dict[str, float]:
+    failed = record.failed.cpu().numpy()
+    period = systems.orbits.period.numpy()
+    completed = record.time.cpu().numpy() / period
+    # A failed orbit stopped on its way: what its error would have been at the end is not known.
+    error = np.where(failed, LARGEST_ERROR, record.max_rel_dE.double().cpu().numpy())
+    spent = record.force_evaluations.cpu().numpy()
+    steps = max(int(record.steps.sum()), 1)
+    scores = {
+        "rel_dE": float(np.median(error)),
+        "steps_per_orbit": float(spent.sum() / max(completed.sum(), _LEAST_TIME)),
+        **_gains(spent / np.maximum(completed, _LEAST_TIME), error, failed, completed / horizon, curves),
+        "energy_drift": float(np.median(np.where(failed, LARGEST_ERROR, record.drift.cpu().numpy() * period))),
+    }
+    if systems.is_kepler:
+        start = systems.orbits.state
+        away = relative(record.state.map(lambda tensor: tensor.double().cpu()))[0]
+        away = away - kepler_separation(start, record.time.cpu())
+        phase = torch.linalg.vector_norm(away, dim=-1) / semi_major_axis(start).abs()
+        scores["phase_error"] = float(np.median(np.where(failed, LARGEST_ERROR, phase.numpy())))
+    return scores | {
+        "violations": float(record.violations.sum() / steps),
+        "fallbacks": float(record.fallbacks.sum() / steps),
+        "failed_orbits": int(failed.sum()),
+    }
+
+
+def _gains(
+    spent: Array, error: Array, failed: NDArray[np.bool_], share: Array, curves: dict[str, Curve]
+) -> dict[str, float]:
+    """Gains over baselines, given force evaluations per period, error, and the share of time completed, (M,) each."""
+    needed = {name: curve.evaluations_at(error) for name, curve in curves.items()}
+    gains = {}
+    for name, key in (("dynamical", "work_gain"), ("prs23", "work_gain_prs23")):
+        if name in needed:
+            gain = np.where(failed, _FAILED_GAIN * np.minimum(share, 1), needed[name] / spent)
+            gains[key] = float(np.exp(np.log(np.maximum(gain, _LEAST_GAIN)).mean()))
+    if "oracle" in needed and "prs23" in needed:
+        possible = needed["prs23"].sum() - needed["oracle"].sum()
+        gains["oracle_share"] = float((needed["prs23"].sum() - spent.sum()) / possible)
+    return gains

@@ -1,0 +1,210 @@
+"""Work-precision curves of the classical criteria and the oracle on a held-out set, measured once and kept.
+
+A curve is what a model's cost is compared with at its own error, orbit by orbit (DESIGN.md section 7).
+Those of the default systems come with the package; others are kept in the user's cache folder.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.config import StepRule
+from core.errors import UserError
+from core.forces import Forces
+from core.held_out import HeldOut
+from core.oracle import Oracle
+from core.orbits import forces_of
+from core.simulation import STEPS_PER_PERIOD, simulate
+from core.timestep import PRS23, Criterion, Dynamical, Fixed
+
+#: The error of a failed orbit, and of a curve where it blows up: a score is always a number.
+LARGEST_ERROR = 1e3
+#: Most force evaluations a period on a curve of two bodies, whose finest points take about 50,000.
+_STEPS_PER_PERIOD = 400_000
+#: Curves that come with the package.
+_SHIPPED = Path(__file__).parent / "curves"
+#: Goes into a file's name: change it with anything that changes a curve.
+_VERSION = 2
+
+Array = NDArray[np.float64]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A criterion with one constant, the values it is measured at, and how it is made of them and the periods."""
+
+    constants: Array
+    build: Callable[[Tensor, Forces, Tensor], Criterion]
+    step_rule: StepRule = "direct"
+
+
+def _dynamical(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
+    return Dynamical(constant)
+
+
+def _prs23(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
+    return PRS23(constant, forces)
+
+
+def _fixed(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
+    return Fixed(constant * period)
+
+
+def _oracle(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
+    return Oracle(constant, forces)
+
+
+_FINE, _SHORT = np.geomspace(0.3, 3e-4, 19), np.geomspace(0.3, 3e-3, 13)  # the short one ends at errors of 1e-5
+#: From coarse to fine. A fixed step's constant is its share of the system's period, the oracle's its tolerance.
+BASELINES = {
+    "fixed": Baseline(np.geomspace(1 / 30, 1 / 40_000, 13), _fixed),
+    "dynamical": Baseline(_FINE, _dynamical),
+    "prs23": Baseline(_SHORT, _prs23),
+    "dynamical, reversible": Baseline(_SHORT, _dynamical, "reversible"),
+    "prs23, reversible": Baseline(_SHORT, _prs23, "reversible"),
+    "oracle": Baseline(np.geomspace(1e-2, 1e-6, 9), _oracle),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A baseline's cost and error on a held-out set over a number of periods, arrays (M, constants).
+
+    ``evaluations`` are force evaluations per period; ``error`` is max |E - E(0)| / |E(0)|.
+    """
+
+    evaluations: Array
+    error: Array
+
+    def evaluations_at(self, error: Array) -> Array:
+        """Force evaluations per period (M,) that the baseline needs for each orbit's own ``error`` (M,).
+
+        The running minimum of the measured error makes the curve monotonic; it is read log-log,
+        and beyond an end it is that end.
+        """
+        best = np.minimum.accumulate(np.maximum(self.error, 1e-300), axis=1)
+        needed = np.empty(len(error))
+        for orbit, target in enumerate(error):
+            # np.interp wants increasing abscissae: from fine to coarse; equal errors keep the cheapest.
+            errors, costs = np.log(best[orbit, ::-1]), np.log(self.evaluations[orbit, ::-1])
+            keep = np.append(np.diff(errors) > 0, True)
+            needed[orbit] = np.interp(np.log(max(target, 1e-300)), errors[keep], costs[keep])
+        return np.exp(needed)
+
+    def at_median_error(self, error: float) -> tuple[Array, Array]:
+        """Cost and error (M,) with the one constant for all orbits whose median error is ``error``, log-log."""
+        medians = np.log(np.minimum.accumulate(np.median(np.maximum(self.error, 1e-300), axis=0)))
+        keep = np.append(np.diff(medians[::-1]) > 0, True)
+        place = np.interp(np.log(error), medians[::-1][keep], np.arange(len(medians))[::-1][keep])
+        low = min(int(place), len(medians) - 2)
+        share = place - low
+
+        def between(values: Array) -> Array:
+            logs = np.log(np.maximum(values, 1e-300))
+            result: Array = np.exp((1 - share) * logs[:, low] + share * logs[:, low + 1])
+            return result
+
+        return between(self.evaluations), between(self.error)
+
+
+def curves_of(
+    systems: HeldOut, name: str, periods: tuple[int, ...] | None = None, progress: Say | None = None
+) -> dict[int, Curve]:
+    """Return a baseline's curve for each of ``periods`` (the set's own by default), measured where it is not kept.
+
+    Measured for the first time, 10 periods take about a minute and 100 about ten. Raises UserError
+    where the cache folder cannot be written.
+    """
+    periods = systems.periods if periods is None else periods
+    missing = tuple(horizon for horizon in periods if not has_curve(systems, name, horizon))
+    if missing:
+        if progress is not None:
+            shown = " and ".join(map(str, missing))
+            minutes = "a minute or two" if max(missing) <= 10 else "ten minutes or more"
+            progress(f"measuring {name} on the {systems.name} set over {shown} periods: {minutes}, kept for later runs")
+        for horizon, curve in measure(systems, name, missing).items():
+            _keep(_cache_folder() / _file_name(systems, name, horizon), curve)
+    return {horizon: _read(_kept(systems, name, horizon)) for horizon in periods}
+
+
+def has_curve(systems: HeldOut, name: str, horizon: int) -> bool:
+    """Whether a baseline's curve over so many periods is at hand."""
+    return _kept(systems, name, horizon).exists()
+
+
+def measure(systems: HeldOut, name: str, periods: tuple[int, ...]) -> dict[int, Curve]:
+    """Simulate a baseline with all of its constants at once, and return its curve for each of ``periods``."""
+    baseline, orbits = BASELINES[name], systems.orbits
+    count, points = len(orbits.period), len(baseline.constants)
+    state = orbits.state.map(lambda tensor: tensor.repeat_interleave(points, 0))
+    period = orbits.period.repeat_interleave(points)
+    forces = forces_of(systems.config)
+    with torch.no_grad():
+        outcome = simulate(
+            state,
+            baseline.build(torch.from_numpy(baseline.constants).repeat(count), forces, period),
+            forces,
+            period,
+            periods,
+            step_rule=baseline.step_rule,
+            fail_above=LARGEST_ERROR,
+            steps_per_period=_STEPS_PER_PERIOD if systems.config.num_particles == 2 else STEPS_PER_PERIOD,
+        )
+    curves = {}
+    for horizon, record in zip(periods, outcome.records, strict=True):
+        cost = record.force_evaluations / (record.time / period).clamp_min(1e-12)
+        error = record.max_rel_dE.nan_to_num(LARGEST_ERROR, LARGEST_ERROR).clamp_max(LARGEST_ERROR)
+        # A system that was given up has no error that a criterion could be said to reach at its cost.
+        error = torch.where(record.failed, LARGEST_ERROR, error)
+        curves[horizon] = Curve(cost.numpy().reshape(count, points), error.numpy().reshape(count, points))
+    return curves
+
+
+def _file_name(systems: HeldOut, name: str, horizon: int) -> str:
+    """Say what a curve depends on, most of it as a hash."""
+    constants = [f"{constant:.12g}" for constant in BASELINES[name].constants]
+    values = {**systems.identity, "constants": constants, "version": _VERSION}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{name.replace(', ', '-')}-{systems.name}-{horizon}-{digest}.npz"
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aitimestepper"
+
+
+def _kept(systems: HeldOut, name: str, horizon: int) -> Path:
+    file = _file_name(systems, name, horizon)
+    shipped = _SHIPPED / file
+    return shipped if shipped.exists() else _cache_folder() / file
+
+
+def _read(path: Path) -> Curve:
+    with np.load(path, allow_pickle=False) as stored:
+        return Curve(stored["evaluations"].astype(np.float64), stored["error"].astype(np.float64))
+
+
+def _keep(path: Path, curve: Curve) -> None:
+    """Write a curve, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            arrays = {"evaluations": curve.evaluations, "error": curve.error}
+            np.savez_compressed(file, allow_pickle=False, **{k: v.astype(np.float32) for k, v in arrays.items()})
+        temporary.replace(path)
+    except OSError as problem:
+        raise UserError(
+            f"{path.parent}: work-precision curves cannot be kept there ({problem.strerror}); set XDG_CACHE_HOME to a "
+            "folder that can be written."
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -63,6 +63,14 @@ def test_a_choice_may_be_a_list(write_space: Callable[..., Path]) -> None:
     assert trial.params["hidden_dims"] in ("[8]", "[8, 8]")
 
 
+def test_momentum_may_be_searched_where_some_trials_use_it(write_space: Callable[..., Path]) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["parameters"]["momentum"] = {"float": [0.5, 0.9]}
+        values["parameters"]["optimizer"] = {"choice": ["adam", "sgd"]}
+
+    assert "momentum" in load_space(write_space(change)).parameters
+
+
 def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
     file = tmp_path / "numbers.yaml"
     file.write_text("a: [1e-4, 1E3, -2e+1, .5e1, 1.5e3, 1e-4s, e4]")
@@ -162,6 +170,18 @@ BAD = {
         "`parameters.feature_type.log` is true, but must",
     ),
     "asha that stops nothing": (at("scheduler/min_resource", 9), "`scheduler.min_resource` is 9, but .*below epochs"),
+    "momentum of no sgd": (
+        at("parameters/momentum", {"float": [0.5, 0.9]}),
+        "`parameters.momentum` acts only with optimizer sgd, which no trial has; leave it out",
+    ),
+    "momentum fixed beside choices without sgd": (
+        lambda values: (
+            values["fixed"].update(momentum=0.5),
+            values["parameters"].update(optimizer={"choice": ["adam", "adamw"]}),
+        ),
+        "`fixed.momentum` acts only with optimizer sgd",
+    ),
+    "frequencies of no Fourier features": (at("fixed/fourier_dim", 64), "`fixed.fourier_dim` acts only with fourier"),
     "a gpu and a half": (at("resources/gpu", 1.5), "`resources.gpu` is 1.5, but must be a whole number or a share"),
 }
 

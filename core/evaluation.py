@@ -19,7 +19,7 @@ from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out, parse_changes
 from core.scores import References, baseline_scores, evaluate, references_on, wall_gain
 from core.timestep import Criterion
-from core.work_precision import BASELINES, Say, curves_of
+from core.work_precision import BASELINES, Say, curves_of, horizons_of
 
 #: Columns of the table: score, heading, format.
 COLUMNS = (
@@ -46,9 +46,13 @@ class Row(NamedTuple):
 def rows(
     model: dict[str, float], systems: HeldOut, horizon: int, name: str = "model", progress: Say | None = None
 ) -> list[Row]:
-    """Put a model's scores over ``horizon`` periods beside those of every baseline at the model's median error."""
+    """Put a model's scores over ``horizon`` periods beside those of every baseline at the model's median error.
+
+    The oracle is there for the shortest horizon only.
+    """
     plain = at_horizon(model, systems, horizon)
-    curves = {baseline: curves_of(systems, baseline, (horizon,), progress)[horizon] for baseline in BASELINES}
+    measured = [baseline for baseline in BASELINES if horizon in horizons_of(systems, baseline)]
+    curves = {baseline: curves_of(systems, baseline, (horizon,), progress)[horizon] for baseline in measured}
     classical = [
         Row(baseline, baseline_scores(curve, curves, plain["rel_dE"])) for baseline, curve in curves.items()
     ]

@@ -57,7 +57,8 @@ def evaluate(criterion: Criterion, config: Config, against: References) -> dict[
     - ``steps_per_orbit``: force evaluations per period, over all orbits
     - ``work_gain``, ``work_gain_prs23``: geometric mean over orbits of the force evaluations that the
       classical criterion needs for the same error over the criterion's own
-    - ``oracle_share``: (n_prs23 - n) / (n_prs23 - n_oracle) at the same errors, n summed over the orbits
+    - ``oracle_share``: (n_prs23 - n) / (n_prs23 - n_oracle) at the same errors, n summed over the orbits; for the
+      first horizon only
     - ``energy_drift``: median least-squares slope of |E(t) - E(0)| / |E(0)|, per period
     - ``phase_error``: median of |x - x_Kepler| / |a| at the end, x the separation of two point masses without a
       field; for more bodies see :func:`core.reference.phase_error`
@@ -82,7 +83,8 @@ def evaluate(criterion: Criterion, config: Config, against: References) -> dict[
         )
     scores: dict[str, float] = {}
     for horizon, record in zip(horizons, outcome.records, strict=True):
-        of_horizon = _scores(record, systems, horizon, {name: c[horizon] for name, c in against.curves.items()})
+        curves = {name: curve[horizon] for name, curve in against.curves.items() if horizon in curve}
+        of_horizon = _scores(record, systems, horizon, curves)
         suffix = "" if horizon == horizons[0] else f"_{horizon}"
         scores |= {f"{key}{suffix}": value for key, value in of_horizon.items()}
     return scores

@@ -12,7 +12,7 @@ from core.forces import State
 from core.held_out import held_out
 from core.scores import SCORED_AGAINST, evaluate, references
 from core.timestep import Criterion
-from core.work_precision import has_curve
+from core.work_precision import has_curve, horizons_of
 
 #: Seconds for scores that nobody asked for: those of a model with minute steps take half an hour.
 PATIENCE = 60.0
@@ -70,7 +70,9 @@ def periods_at_hand(config: Config) -> tuple[int, ...]:
     systems = held_out(config)
 
     def at_hand(horizon: int) -> bool:
-        return all(has_curve(systems, name, horizon) for name in SCORED_AGAINST)
+        return all(
+            has_curve(systems, name, horizon) for name in SCORED_AGAINST if horizon in horizons_of(systems, name)
+        )
 
     return tuple(takewhile(at_hand, systems.periods))
 

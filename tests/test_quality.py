@@ -37,7 +37,7 @@ def test_tool_has_nothing_to_say(tool):
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
-        ("core", {"ray", "optuna", "wandb", "tune", "run", "rebound"}),
+        ("core", {"ray", "optuna", "wandb", "tune", "run"}),
         ("tune", {"run", "rebound"}),
         ("search_spaces", {"core", "tune", "run"}),
     ],

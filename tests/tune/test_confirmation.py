@@ -196,7 +196,7 @@ def test_means_are_geometric_for_ratios_and_errors_only() -> None:
 
 
 def confirmed(values: dict[str, Any]) -> None:
-    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 20, "evaluate_every": 5}
+    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 4, "epochs": 12, "evaluate_every": 4}
     values["parameters"]["step_rule"] = {"choice": ["direct", "reversible"]}
     values |= {"trials": 2, "scheduler": "none", "confirm": {"top": 2, "seeds": 2}, "max_rel_dE": 1.0}
     values["objectives"] = ["work_gain", "steps_per_orbit"]
@@ -227,7 +227,7 @@ def test_a_confirmed_search_survives_a_killed_worker(write_space: Callable[..., 
     best = max(winner["seeds"], key=lambda entry: entry["validation"]["work_gain"])
     config = space.config(winner["parameters"], best["seed"])
     trainer = Trainer([config])
-    for _ in range(20):
+    for _ in range(config.epochs):
         trainer.train_epoch()
     for name in ("validation", "test"):
         plain = evaluate(trainer.criterion(0), config, references(config, name))

@@ -5,6 +5,7 @@ one runs no code. Both are written under a temporary name and renamed, so that a
 old file or the new one, never half of one.
 """
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from core.config import Config
-from core.errors import CheckpointError, UserError
+from core.errors import CheckpointError, ConfigError, UserError
 from core.features import InputScales
 from core.forces import State
 from core.history import input_width
 from core.orbits import Orbits
 from core.timestep import Learned, network_of
 from core.trainer import Trainer
+from core.whole_file import whole_file
 
 _MODEL_KEYS = (
     "epoch model_state_dict optimizer_state_dict loss info logs extra config config_summary history_len feature_type "
@@ -113,7 +115,7 @@ def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
 def load_state(path: Path | str, **changes: Any) -> Trainer:
     """Return a trainer of one lane that goes on where :func:`save_state` left off. Raises CheckpointError.
 
-    ``changes`` are config keys that may differ from before, such as ``epochs``.
+    ``changes`` are config keys that may differ from before, such as ``epochs`` and ``device``.
     """
     content = _read(path, _STATE_KEYS, "state")
     with _fitting_together(path, "state"):
@@ -180,17 +182,12 @@ def _restore_optimizer(path: Path | str, trainer: Trainer, lane: int, content: d
 
 
 def _write(path: Path | str, content: dict[str, Any]) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    written = io.BytesIO()  # on a full disk torch.save to a file ends in an error of its own, about positions
+    torch.save(content, written)
+    with whole_file(Path(path)) as temporary, temporary.open("wb") as file:
+        file.write(written.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _read(path: Path | str, keys: list[str], kind: str) -> dict[str, Any]:
@@ -216,6 +213,8 @@ def _fitting_together(path: Path | str, kind: str) -> Iterator[None]:
     """Turn what values of a wrong kind or size raise into a CheckpointError."""
     try:
         yield
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except UserError:
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:

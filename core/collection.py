@@ -22,6 +22,8 @@ from core.timestep import Dynamical, unit_time
 
 #: Steps of the flight from which input scales are fitted.
 _PILOT_STEPS = 200
+#: A system counts in it for so many units of its time: one that flies apart would count with all the sizes there are.
+_PILOT_PERIODS = 3
 
 
 class Collection:
@@ -185,19 +187,31 @@ class Collection:
     def fit_scales(self, lane: int) -> InputScales:
         """Fit typical L, V, A and T (geometric means) on a flight with the dynamical criterion.
 
-        They are in the units that inputs are in, and depend on the lane's own orbits only.
+        They are in the units that inputs are in, and depend on the lane's own orbits only. Raises ConfigError where
+        there is nothing to fit: no orbit with a size, a speed, an acceleration and a step that are finite and not 0.
         """
         config = self.configs[lane]
         state = self.own_state(lane)
+        period = self.period[lane, : config.num_orbits]
+        elapsed = torch.zeros_like(period)
         criterion = Dynamical(config.eps)
         memory = criterion.init(state)
-        logs = []
+        flight = []
         for _ in range(_PILOT_STEPS):
             dt = criterion.propose(state, memory)
             units = pair_units(state) if self.pair_scaled else None
             length, time = (1.0, 1.0) if units is None else (units.length, units.time)
             radius, speed, pull = (torch.linalg.vector_norm(vector, dim=-1).mean(-1) for vector in state[:3])
             quantities = (radius / length, speed / length * time, pull / length * time**2, dt / time)
-            logs.append(torch.stack([quantity.log().mean() for quantity in quantities]))
+            logs = torch.stack([quantity.log() for quantity in quantities], -1)
+            counts = logs.isfinite() & (elapsed < _PILOT_PERIODS * period).unsqueeze(-1)
+            flight.append(torch.where(counts, logs, torch.nan))
+            elapsed += dt
             state = leapfrog(state, dt, self.forces).state
-        return InputScales(*torch.stack(logs).mean(0).exp().tolist())
+        scales = torch.stack(flight).nanmean((0, 1)).exp()
+        if not scales.isfinite().all():
+            raise ConfigError(
+                "The value of `normalize_inputs` is true, but the initial conditions have nothing to scale inputs by: "
+                "no system moves and is pulled by finite amounts; set it to false."
+            )
+        return InputScales(*scales.tolist())

@@ -22,6 +22,18 @@ def semi_major_axis(state: State) -> Tensor:
     return 1 / (2 / distance - velocity.square().sum(-1) / state.mass.sum(-1))
 
 
+def eccentricity(state: State) -> Tensor:
+    """Eccentricity (...) of a two-body state (..., 2, D): the length of the Laplace-Runge-Lenz vector."""
+    separation, velocity = relative(state)
+    total = state.mass.sum(-1, keepdim=True)
+    distance = torch.linalg.vector_norm(separation, dim=-1, keepdim=True)
+    radial = (separation * velocity).sum(-1, keepdim=True)
+    squared = velocity.square().sum(-1, keepdim=True)
+    vector = (squared / total - 1 / distance) * separation - radial / total * velocity
+    length: Tensor = torch.linalg.vector_norm(vector, dim=-1)
+    return length
+
+
 def kepler_separation(start: State, time: Tensor) -> Tensor:
     """Separation x_1 - x_0 (..., D) at ``time`` (...) after ``start`` (..., 2, D), two point masses without a field.
 

@@ -16,8 +16,9 @@ from core.trainer import Step, Trainer, TrainingFailed
 
 #: Epochs between two checkpoints.
 CHECKPOINT_EVERY = 10
-#: Keys that a resumed training may have otherwise than before: they do not act on its numbers.
-MAY_CHANGE = RUN_KEYS | {"epochs", "evaluate_every", "eval_periods"}
+#: Keys that a resumed training may have otherwise than before: they do not act on its numbers, but for the last digits
+#: on another device.
+MAY_CHANGE = RUN_KEYS | {"epochs", "evaluate_every", "eval_periods", "device"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def train(
 
     Every 10 epochs and at the end ``folder/model/model_epoch_XXXX.pt`` (numbered from 0) and
     ``folder/state.pt`` are written; the newest ``keep_checkpoints`` models and the best one are kept.
-    ``systems`` replace drawn initial conditions. ``resume`` is a state.pt to go on from, bit for bit; ``config`` may
-    differ from it in keys that do not act on the numbers. Raises ConfigError and CheckpointError
+    ``systems`` replace drawn initial conditions. ``resume`` is a state.pt to go on from, bit for bit on a
+    device of the same kind; ``config`` may differ from it in MAY_CHANGE. Raises ConfigError and CheckpointError
     before anything is written. Ctrl-C and a failed training end it with what was saved last.
     """
     began = time.monotonic()
@@ -110,7 +111,7 @@ def _trainer(config: Config, systems: Orbits | None, resume: Path | None) -> Tra
     trainer = load_state(resume, **changes)
     before = trainer.lanes[0].config.to_dict()
     for key, value in config.to_dict().items():
-        if value != before[key] and not (key == "seed" and value is None) and key != "device":
+        if value != before[key] and not (key == "seed" and value is None):
             raise ConfigError(
                 f"The value of `{key}` is {value!r}, but the training in {resume} has {before[key]!r}; leave it out, "
                 "or start a new training."

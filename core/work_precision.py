@@ -102,11 +102,7 @@ class Curve:
 
     def at_median_error(self, error: float) -> tuple[Array, Array]:
         """Cost and error (M,) with the one constant for all orbits whose median error is ``error``, log-log."""
-        medians = np.log(np.minimum.accumulate(np.median(np.maximum(self.error, 1e-300), axis=0)))
-        keep = np.append(np.diff(medians[::-1]) > 0, True)
-        place = np.interp(np.log(error), medians[::-1][keep], np.arange(len(medians))[::-1][keep])
-        low = min(int(place), len(medians) - 2)
-        share = place - low
+        low, share = self._place(error)
 
         def between(values: Array) -> Array:
             logs = np.log(np.maximum(values, 1e-300))
@@ -114,6 +110,22 @@ class Curve:
             return result
 
         return between(self.evaluations), between(self.error)
+
+    def constant_at(self, error: float, constants: Array) -> float:
+        """The constant whose median error is ``error``, log-log between the ``constants`` of the curve's points."""
+        low, share = self._place(error)
+        return float(constants[low] ** (1 - share) * constants[low + 1] ** share)
+
+    def _place(self, error: float) -> tuple[int, float]:
+        """Where between two points, the lower one and the share of the way to the next, the median error is ``error``.
+
+        The running minimum of the medians is read log-log; beyond an end, it is that end.
+        """
+        medians = np.log(np.minimum.accumulate(np.median(np.maximum(self.error, 1e-300), axis=0)))
+        keep = np.append(np.diff(medians[::-1]) > 0, True)
+        place = float(np.interp(np.log(error), medians[::-1][keep], np.arange(len(medians))[::-1][keep]))
+        low = min(int(place), len(medians) - 2)
+        return low, place - low
 
 
 def curves_of(

@@ -1,11 +1,9 @@
 """Movie files from frames, one at a time: MP4 through ffmpeg, GIF through Pillow."""
 
-import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import GifImagePlugin, Image
 
 from core.errors import UserError
+from core.whole_file import whole_file
 
 #: Pixels (H, W, 4) of frame k, height and width even.
 Frame = Callable[[int], NDArray[np.uint8]]
@@ -30,21 +29,6 @@ WITHOUT_FFMPEG = (
 def find_ffmpeg() -> str | None:
     """Return the path of ffmpeg, or None: to be asked before a run that ends in a movie."""
     return shutil.which("ffmpeg")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` that is renamed if all goes well. Raises UserError if it cannot be."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); give another place.") from error
-    finally:
-        with suppress(OSError):  # the reason why it could not be made is in the way of removing it, too
-            temporary.unlink(missing_ok=True)
 
 
 def write_mp4(path: Path, frame: Frame, count: int, fps: int, ffmpeg: str) -> None:

@@ -34,4 +34,6 @@ def run_mode(line: CommandLine) -> tuple[int, Report]:
     if simulation is not None:
         reports["simulate"] = run_simulation(simulation)
         print(summary(reports["simulate"]), file=sys.stderr)
-    return 0, reports if line.mode == "both" else reports[line.mode]
+    # What could not be written has been said, and is None.
+    status = 2 if any(None in report["files"].values() for report in reports.values()) else 0
+    return status, reports if line.mode == "both" else reports[line.mode]

@@ -1,6 +1,8 @@
 """Files that a run leaves: pictures and movies, and beside each the resolved values as TOML."""
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from run.toml_file import write_keys
 
 #: The name of a run that was given none.
 DEFAULT_NAME = "run_nbody"
+
+#: Paths of files that were asked for by name, None for one that could not be written.
+Files = dict[str, str | None]
 
 
 def check_output(path: str, suffix: str) -> None:
@@ -39,28 +44,44 @@ def draw_pictures(
     ending: str = "",
     ffmpeg: str | None,
     warmup: Sequence[Array] | None = None,
-) -> dict[str, str]:
-    """Make the still and the movie that were asked for; return their paths by name."""
-    files = {}
+) -> Files:
+    """Make the still and the movie that were asked for; return their paths by name.
+
+    One that cannot be written has the path None and is a line on standard error: the run behind it is not lost.
+    """
+    files: Files = {}
     if own.plot is not None or config.movie:
         # matplotlib takes longer to import than many a run takes.
         from run.pictures import movie, still
     if own.plot is not None:
-        still(orbits, own.plot, title=title, dpi=config.movie_dpi, warmup=warmup)
-        files["plot"] = own.plot
+        files["plot"] = None
+        with _reported():
+            still(orbits, own.plot, title=title, dpi=config.movie_dpi, warmup=warmup)
+            files["plot"] = own.plot
     if config.movie:
-        made = movie(
-            orbits,
-            Path(config.movie_dir) / f"nbody_movie_{config.save_name or DEFAULT_NAME}{ending}",
-            ffmpeg=ffmpeg,
-            max_frames=config.movie_max_frames,
-            fps=config.movie_fps,
-            dpi=config.movie_dpi,
-            title=title,
-            warmup=warmup,
-        )
-        files["movie"] = str(made)
+        files["movie"] = None
+        stem = Path(config.movie_dir) / f"nbody_movie_{config.save_name or DEFAULT_NAME}{ending}"
+        with _reported():
+            made = movie(
+                orbits,
+                stem,
+                ffmpeg=ffmpeg,
+                max_frames=config.movie_max_frames,
+                fps=config.movie_fps,
+                dpi=config.movie_dpi,
+                title=title,
+                warmup=warmup,
+            )
+            files["movie"] = str(made)
     return files
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        print(f"runner: {error}", file=sys.stderr)
 
 
 def resolved(situation: Situation, without: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -70,9 +91,9 @@ def resolved(situation: Situation, without: frozenset[str] = frozenset()) -> dic
     return {key: value for key, value in values.items() if key in ACTS_ON[situation.mode] and key not in dropped}
 
 
-def write_beside(files: Sequence[str], situation: Situation, without: frozenset[str] = frozenset()) -> None:
+def write_beside(files: Files, situation: Situation, without: frozenset[str] = frozenset()) -> None:
     """Write the resolved values beside each file: run.config.toml beside run.npz."""
-    for path in {Path(file).with_suffix(".config.toml") for file in files}:
+    for path in {Path(file).with_suffix(".config.toml") for file in files.values() if file is not None}:
         write_resolved(path, situation, without)
 
 

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from core.errors import UserError
+from core.whole_file import whole_file
 from run.curves import Array, Curves, Orbit, reach
-from run.encoders import WITHOUT_FFMPEG, find_ffmpeg, whole_file, write_gif, write_mp4
+from run.encoders import WITHOUT_FFMPEG, find_ffmpeg, write_gif, write_mp4
 
 __all__ = ["WITHOUT_FFMPEG", "Array", "Orbit", "find_ffmpeg", "movie", "still"]
 

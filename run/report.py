@@ -5,14 +5,17 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from core.orbits import Orbits
 from core.record import Record
+from run.outputs import Files
 from run.plan import ENDS, Plan
 
 Report = dict[str, Any]
 
 
-def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, files: dict[str, str]) -> Report:
+def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, files: Files) -> Report:
     """Say what was simulated and how it went. Totals are over all orbits, errors are the largest of any."""
     config = plan.config
     rows = per_orbit(record, orbits)
@@ -41,7 +44,9 @@ def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, fi
         **{name: _finite(max(_or_infinite(row[name]) for row in rows)) for name in _ERRORS},
         "median_max_rel_dE": _finite(statistics.median(_or_infinite(row["max_rel_dE"]) for row in rows)),
         "median_force_evaluations_per_period": _finite(
-            statistics.median(row["force_evaluations"] / max(row["periods"] or 0, 1e-12) for row in rows)
+            statistics.median(
+                row["force_evaluations"] / row["periods"] if row["periods"] else math.inf for row in rows
+            )
         ),
         "failed_orbits": sum(row["failed"] for row in rows),
         "files": files,
@@ -60,6 +65,8 @@ def unit_of_time(plan: Plan) -> str:
 
 def per_orbit(record: Record, orbits: Orbits) -> list[dict[str, Any]]:
     """Return one row of plain numbers for each system."""
+    # A system whose first step was not finite failed where it started; the error of 0 there says nothing.
+    known = ~(record.failed & (record.max_rel_dE == 0))
     columns = {
         "steps": record.steps,
         "force_evaluations": record.force_evaluations,
@@ -69,10 +76,7 @@ def per_orbit(record: Record, orbits: Orbits) -> list[dict[str, Any]]:
         "periods": record.time / orbits.period,
         "initial_energy": record.initial_energy,
         "final_energy": record.final_energy,
-        "max_rel_dE": record.max_rel_dE,
-        "final_rel_dE": record.final_rel_dE,
-        "momentum_error": record.momentum_error,
-        "angular_momentum_error": record.angular_momentum_error,
+        **{name: torch.where(known, getattr(record, name), torch.nan) for name in _ERRORS},
         "failed": record.failed,
     }
     values: Iterable[tuple[float, ...]] = zip(*(column.tolist() for column in columns.values()), strict=True)

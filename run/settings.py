@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from core.config import Config, one_line
 from core.errors import ConfigError, UserError
+from core.inert import inert_settings
 from run.flags import CommandLine, flag
 from run.keys import ACTS_ON, FIELDS, HALF_FLAGS, HALVES, TRAIN_KEYS, RunnerKeys
 from run.toml_file import KeyFile, read_keys
@@ -117,7 +118,7 @@ def _whose(key: str) -> str:
     return "acts on a training only" if key in TRAIN_KEYS else "acts on a simulation only"
 
 
-# Keys that act only together with others -----------------------------------------------------------
+# Keys that act only together with others: core's, and those of a run ---------------------------------
 
 
 class Situation(NamedTuple):
@@ -147,13 +148,6 @@ def _condition(keys: str, when: str, holds: Callable[[Situation], bool]) -> Cond
 
 
 CONDITIONS = (
-    _condition("momentum", "with optimizer sgd", lambda at: at.config.optimizer == "sgd"),
-    _condition(
-        "L_lower L_upper", "with angular_momentum_weight > 0", lambda at: at.config.angular_momentum_weight > 0
-    ),
-    _condition("fourier_dim", "with fourier_scale > 0", lambda at: at.config.fourier_scale > 0),
-    _condition("history_warmup", "with history_len > 0", lambda at: at.config.history_len > 0),
-    _condition("tf32", "with dtype float32", lambda at: at.config.dtype == "float32"),
     _condition("debug_every debug_replay_every", "with debug", lambda at: at.config.debug),
     _condition("movie_dir movie_max_frames movie_fps", "with movie", lambda at: at.config.movie),
     _condition("movie_dpi", "with movie or --plot", lambda at: at.config.movie or at.own.plot is not None),
@@ -193,7 +187,8 @@ CONDITIONS = (
 
 def inert_keys(at: Situation) -> dict[str, str]:
     """Return the keys that do not act in this situation, each with when it would."""
-    return {key: one.when for one in CONDITIONS if not one.holds(at) for key in one.keys}
+    of_the_run = {key: one.when for one in CONDITIONS if not one.holds(at) for key in one.keys}
+    return inert_settings(at.config) | of_the_run
 
 
 def refuse_inert(halves: Iterable[tuple[Settings, Situation]]) -> None:

@@ -18,8 +18,9 @@ from core.simulation import simulate
 from run import report
 from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import NETWORK_KEYS
-from run.outputs import draw_pictures, write_beside
+from run.outputs import Files, draw_pictures, write_beside
 from run.plan import ENDS, Plan
+from run.simulation_progress import Goal, SimulationProgress
 from run.trajectory import TrajectoryWriter, read_trajectories
 
 #: Added to the seed of the systems that are drawn: a training with the same seed has not seen them.
@@ -57,7 +58,7 @@ def run_simulation(plan: Plan) -> report.Report:
         print(WITHOUT_FFMPEG, file=sys.stderr)
     orbits = orbits_of(plan)
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    files: dict[str, str] = {}
+    files: Files = {}
     with ExitStack() as stack:
         target = own.save_trajectory
         if target is None and (own.plot is not None or config.movie):
@@ -73,7 +74,7 @@ def run_simulation(plan: Plan) -> report.Report:
             files |= draw_pictures(
                 read_trajectories(target), config, own, title=plan.criterion_summary, ffmpeg=ffmpeg
             )
-    write_beside(list(files.values()), plan.situation, _not_acting(plan))
+    write_beside(files, plan.situation, _not_acting(plan))
     return report.make_report(plan, orbits, record, wall_time, files)
 
 
@@ -84,11 +85,13 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
         if trajectory is not None:
             writer = stack.enter_context(TrajectoryWriter(trajectory, orbits.state))
         print(f"simulating {_what(plan, len(orbits.period))}: {plan.criterion_summary}", file=sys.stderr)
+        forces = forces_of(config)
+        progress = stack.enter_context(SimulationProgress(plan.criterion, forces, _goal(plan, orbits)))
         began = time.perf_counter()
         outcome = simulate(
             orbits.state,
-            plan.criterion,
-            forces_of(config),
+            progress,
+            forces,
             orbits.period,
             (config.Nperiod,) if "Nperiod" in plan.ends else (),
             duration=config.duration if "duration" in plan.ends else None,
@@ -102,6 +105,17 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
         if config.torch_device.type == "cuda":
             torch.cuda.synchronize()
         return outcome.records[-1], time.perf_counter() - began
+
+
+def _goal(plan: Plan, orbits: Orbits) -> Goal:
+    """What a simulation will reach if its steps do not end it before."""
+    config, one = plan.config, torch.ones_like(orbits.period)
+    if "Nperiod" in plan.ends:
+        return Goal(config.Nperiod, orbits.period, f"{report.unit_of_time(plan)}s")
+    if "duration" in plan.ends:
+        assert config.duration is not None
+        return Goal(config.duration, one, "units of time")
+    return Goal(config.steps, one, "steps", in_steps=True)
 
 
 def _what(plan: Plan, count: int) -> str:

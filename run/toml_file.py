@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import ConfigError, nearest
+from core.toml_file import to_toml
+from core.whole_file import whole_file
 from run.flags import flag
 from run.keys import FIELDS, FLAG_ONLY
 
@@ -49,20 +51,6 @@ def _check_names(path: str, keys: Iterable[str]) -> None:
 
 
 def write_keys(path: Path, values: Mapping[str, Any], comment: str) -> None:
-    """Write a comment, then keys and values, in order. One that is None has no line: TOML knows no such value."""
-    lines = [f"{key} = {_toml(value)}\n" for key, value in values.items() if value is not None]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join([f"# {comment}\n", *lines]), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08X}" for c in escaped) + '"'
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)
+    """Write a comment, then keys and values, in order."""
+    with whole_file(path) as temporary:
+        temporary.write_text(f"# {comment}\n{to_toml(values)}", encoding="utf-8")

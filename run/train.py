@@ -3,6 +3,7 @@
 import math
 import secrets
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,23 +15,23 @@ from core.errors import ConfigError
 from core.initial_conditions import as_orbits
 from core.lane import EpochRecord
 from core.orbits import Orbits
-from core.scores import References, evaluate, references
-from core.timestep import Criterion
 from core.trainer import Trainer
 from core.training import MAY_CHANGE, TrainingSummary, train
 from run.encoders import WITHOUT_FFMPEG, find_ffmpeg
 from run.keys import RunnerKeys
-from run.outputs import DEFAULT_NAME, check_name, check_output, draw_pictures, write_beside, write_resolved
+from run.outputs import DEFAULT_NAME, Files, check_name, check_output, draw_pictures, write_beside, write_resolved
 from run.plan import read_given_systems
 from run.progress import TrainingProgress
 from run.report import Report
+from run.scores import Scorer
 from run.settings import Settings, Situation
 from run.training_track import TrainingTrack
 from run.wandb_log import DEFAULT_NAME as DEFAULT_WANDB_NAME
 from run.wandb_log import WandbLog
 
-#: A training is scored on held-out orbits if one of them is given: the scores cost minutes.
+#: Where one of them is given, now or to the training that goes on, scores are measured however long that takes.
 SCORE_KEYS = ("evaluate_every", "eval_periods")
+_SCORE_DEFAULTS = {key: value for key, value in Config().to_dict().items() if key in SCORE_KEYS}
 
 
 class TrainingPlan(NamedTuple):
@@ -64,36 +65,42 @@ def plan_training(settings: Settings, *, simulated: bool = False) -> TrainingPla
         systems = read_given_systems(own.ic_path, settings)
         fixed |= {"num_particles": systems.bodies, "dim": systems.dim, "num_orbits": systems.count, "mass": 1.0}
     base: dict[str, Any] = {}
-    done = 0
+    done, given = 0, systems is not None
     if own.resume is not None:
-        base, done = _resumed(own.resume, settings)
+        base, done, given = _resumed(own.resume, settings)
     elif settings.value("seed") is None:
         # Drawn here, so that the resolved config holds it.
         fixed["seed"] = secrets.randbits(32)
     config = settings.config(base, **fixed)
     if own.resume is not None:
         _check_resumed(own.resume, settings, config, base, done)
-    scored = any(key in settings for key in SCORE_KEYS)
-    if scored and config.num_particles != 2:
-        key = next(key for key in SCORE_KEYS if key in settings)
-        raise settings.refusal(key, f"needs held-out orbits of two bodies; num_particles is {config.num_particles}.")
+    asked = [key for key in SCORE_KEYS if key in settings]
+    if asked and config.num_particles != 2:
+        reason = f"needs held-out orbits of two bodies; num_particles is {config.num_particles}."
+        raise settings.refusal(asked[0], reason)
+    scored = bool(asked) or any(base.get(key, default) != default for key, default in _SCORE_DEFAULTS.items())
     check_name(config.save_name)
     _ = config.torch_device  # refused here if there is none
     orbits = as_orbits(systems, config) if systems is not None else None
-    situation = Situation("train", config, own, systems is not None, scored, by_model=False)
+    situation = Situation("train", config, own, given, scored, by_model=False)
     return TrainingPlan(config, own, orbits, situation, done)
 
 
-def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int]:
-    """Return the config of a training that is to go on, and how far it is; refuse other initial conditions."""
-    trainer = load_state(path)
+def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int, bool]:
+    """Return the config of a training that is to go on, how far it is, and whether its systems were given.
+
+    Refuses other initial conditions.
+    """
+    with settings.naming_source():
+        asked = Config.from_mapping({"device": settings.value("device")}).device
+    trainer = load_state(path, **({"device": asked} if "device" in settings else {}))
+    systems = trainer.collection.systems
     if settings.value("ic_path") is not None:
-        systems = trainer.collection.systems
         given = read_given_systems(settings.value("ic_path"), settings)
         if systems is None or not torch.equal(systems.state.position.cpu().double(), torch.from_numpy(given.position)):
             raise settings.refusal("ic_path", f"holds other systems than the training in {path} has; leave it out.")
     # A limit on time is one run's own.
-    return trainer.lanes[0].config.to_dict() | {"duration": None}, trainer.lanes[0].epoch
+    return trainer.lanes[0].config.to_dict() | {"duration": None}, trainer.lanes[0].epoch, systems is not None
 
 
 def _check_resumed(path: str, settings: Settings, config: Config, base: dict[str, Any], done: int) -> None:
@@ -111,12 +118,15 @@ def _check_resumed(path: str, settings: Settings, config: Config, base: dict[str
 class _Watch:
     """What happens beside a training: shows, scores and logs its epochs, and follows its orbits."""
 
-    def __init__(self, plan: TrainingPlan, progress: TrainingProgress, curves: References | None):
-        self._plan, self._progress, self._curves = plan, progress, curves
+    def __init__(self, plan: TrainingPlan, progress: TrainingProgress, scorer: Scorer | None):
+        self._plan, self._progress, self._scorer = plan, progress, scorer
         self._wandb: WandbLog | None = None
         self._written = False
         self.track = TrainingTrack() if plan.config.movie or plan.own.plot is not None else None
-        self.scores: dict[str, float] = {}
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return self._scorer.scores if self._scorer is not None else {}
 
     def epoch(self, trainer: Trainer, record: EpochRecord) -> None:
         plan, config = self._plan, self._plan.config
@@ -127,19 +137,20 @@ class _Watch:
         self._progress.epoch(record)
         if self.track is not None:
             self.track.epoch(trainer)
-        if config.evaluate_every and record.epoch % config.evaluate_every == 0:
-            self.score(trainer.criterion(), record.epoch)
+        if self._scorer is not None and config.evaluate_every and record.epoch % config.evaluate_every == 0:
+            self._scorer.score(trainer.criterion(), record.epoch)
         if plan.own.wandb:
             if self._wandb is None:
                 name = plan.own.wandb_name or config.save_name or DEFAULT_WANDB_NAME
                 self._wandb = WandbLog(plan.own.wandb_project, name, config.to_dict(), plan.folder)
             self._wandb.log(trainer.lanes[0], record)
 
-    def score(self, criterion: Criterion, epoch: int) -> None:
-        if self._curves is not None and self.scores.get("epoch") != epoch:
-            self.scores = evaluate(criterion, self._plan.config, self._curves) | {"epoch": epoch}
-            shown = "  ".join(f"{name} {value:.3g}" for name, value in self.scores.items() if name != "epoch")
-            self._progress.say(f"scores after epoch {epoch}: {shown}")
+    def end(self, summary: TrainingSummary) -> None:
+        """Score the last model of a training that was neither interrupted nor failed."""
+        if self._scorer is not None and summary.stopped_by in ("epochs", "duration"):
+            assert summary.last_checkpoint is not None
+            model = load_model(summary.last_checkpoint, self._plan.config.torch_device.type)
+            self._scorer.score_last(model.criterion, summary.epochs)
 
     def finish(self) -> None:
         if self._wandb is not None:
@@ -154,8 +165,7 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
         print(WITHOUT_FFMPEG, file=sys.stderr)
     _announce(plan)
     progress = TrainingProgress(config, plan.done)
-    curves = references(config, "validation", progress.say) if plan.situation.scored else None
-    watch = _Watch(plan, progress, curves)
+    watch = _Watch(plan, progress, _scorer(plan, progress))
     try:
         with progress:
             summary = train(
@@ -167,11 +177,15 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
                 on_replay=progress.replay,
                 on_step=watch.track.step if watch.track is not None else None,
             )
-            if summary.last_checkpoint is not None and summary.failure is None:
-                watch.score(load_model(summary.last_checkpoint, config.torch_device.type).criterion, summary.epochs)
+        print(_conclusion(summary), file=sys.stderr)
+        try:
+            watch.end(summary)
+        except KeyboardInterrupt:  # the training is over, and its report not lost
+            print("scoring was interrupted", file=sys.stderr)
+            summary = replace(summary, stopped_by="interrupted")
     finally:
         watch.finish()
-    files: dict[str, str] = {}
+    files: Files = {}
     if watch.track is not None and (tracks := watch.track.trajectories()):
         files = draw_pictures(
             tracks,
@@ -182,13 +196,20 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
             ffmpeg=ffmpeg,
             warmup=watch.track.warm_up(),
         )
-        write_beside(list(files.values()), plan.situation, _unset(plan))
-    print(_conclusion(summary), file=sys.stderr)
+        write_beside(files, plan.situation, _unset(plan))
     return summary, make_report(plan, summary, watch.scores, files)
 
 
+def _scorer(plan: TrainingPlan, progress: TrainingProgress) -> Scorer | None:
+    """What scores a training: nothing if its systems are not like those of the held-out set, unless it is asked for."""
+    asked, config = plan.situation.scored, plan.config
+    if not asked and (config.num_particles != 2 or plan.situation.given_systems):
+        return None
+    return Scorer(config, progress.say, asked=asked)
+
+
 def make_report(
-    plan: TrainingPlan, summary: TrainingSummary, scores: dict[str, float], files: dict[str, str]
+    plan: TrainingPlan, summary: TrainingSummary, scores: dict[str, float], files: Files
 ) -> Report:
     """Say how a training ended, in plain numbers and paths."""
     return {

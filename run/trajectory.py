@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from core.errors import UserError
 from core.forces import State
 from core.simulation import Moved
+from core.whole_file import writing
 
 Array = NDArray[Any]
 #: Bytes of rows that are collected before they are written out, and of a piece that is read back.
@@ -49,8 +50,8 @@ class TrajectoryWriter:
     is the batch (M, N, D) that is simulated. Rows go to raw temporary files beside ``path``; a
     ``with`` block that ends well makes the .npz from them, one array after the other, and renames
     it: memory does not grow with the run, and the name never holds half a file. A block that ends
-    with an exception leaves nothing. Raises UserError (here, before the run) if ``path`` does not
-    end in .npz or cannot be written.
+    with an exception leaves nothing. Raises UserError if ``path`` does not end in .npz or cannot be
+    written: here, before the run, or when the disk is full.
     """
 
     def __init__(self, path: Path | str, state: State):
@@ -74,12 +75,10 @@ class TrajectoryWriter:
         )
         self._waiting: list[tuple[Array, Array]] = []
         self._bytes = 0
-        try:
+        with writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Not in the system's temporary folder, which is often in memory.
             self._folder = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", dir=self._path.parent))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror}); give another place.") from error
 
     def __enter__(self) -> Self:
         return self
@@ -87,8 +86,9 @@ class TrajectoryWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._flush()
-                self._assemble()
+                with writing(self._path):
+                    self._flush()
+                    self._assemble()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -102,7 +102,8 @@ class TrajectoryWriter:
         self._waiting.append((number, rows))
         self._bytes += rows.nbytes
         if self._bytes > _BUFFER:
-            self._flush()
+            with writing(self._path):
+                self._flush()
 
     def _flush(self) -> None:
         """Append the waiting rows to one raw file for each orbit."""

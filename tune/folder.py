@@ -14,7 +14,7 @@ from typing import Any
 
 from core.config import Config
 from core.errors import UserError
-from tune.parameters import as_text
+from core.toml_file import to_toml
 from tune.space import Space
 from tune.study import TrialRecord
 
@@ -140,7 +140,7 @@ class SearchFolder:
             with suppress(OSError):
                 model.parent.rmdir()
             raise
-        self._write("best/config.toml", to_toml(config))
+        self._write("best/config.toml", to_toml(config.to_dict()))
         self.write_json("best/metrics.json", metrics)
         return model
 
@@ -189,13 +189,3 @@ def _check_writable(folder: Path) -> None:
         if not os.access(existing, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return
-
-
-def to_toml(config: Config) -> str:
-    """Return a config as flat TOML, as the runner reads it; a key without a value is left out."""
-    return "".join(f"{key} = {_toml(value)}\n" for key, value in config.to_dict().items() if value is not None)
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings, booleans, numbers and lists of them are TOML's too.
-    return json.dumps(value) if isinstance(value, str | bool | list) else as_text(value)

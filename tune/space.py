@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from core.config import Config
 from core.errors import ConfigError, UserError, nearest
+from core.inert import inert_settings
 from core.pack import RUN_KEYS
 from tune.objectives import check_objectives
 from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text, shorten
@@ -223,6 +224,7 @@ def _check_corners(space: Space) -> None:
     No rule of a config couples more than three keys, so all corners of every three parameters are enough: their number
     stays small where that of all corners would not.
     """
+    inert = []
     for corner in _corners(space):
         try:
             config = space.config(corner)
@@ -230,6 +232,12 @@ def _check_corners(space: Space) -> None:
             drawn = ", ".join(f"{key} {as_text(value)}" for key, value in corner.items() if key in str(error))
             advice = f" The parameters allow {drawn}: change a range, or give one a range of its own under `when`."
             raise UserError(f"{error}{advice if drawn else ''}") from None
+        inert.append(inert_settings(config))
+    for section, keys in (("parameters", space.parameters), ("fixed", space.fixed)):
+        for key in keys:
+            if all(key in settings for settings in inert):
+                when = inert[0][key]
+                raise UserError(f"The key `{section}.{key}` acts only {when}, which no trial has; leave it out.")
     if config.num_particles != 2:
         raise UserError(
             f"The value of `fixed.num_particles` is {config.num_particles}, but must be 2: held-out scores of more "

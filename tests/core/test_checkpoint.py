@@ -193,7 +193,7 @@ DAMAGES = {
     "foreign tensors": lambda path: torch.save({"weight": torch.zeros(3)}, path),
     "no config": broken(lambda content: content.pop("config")),
     "config of another kind": broken(lambda content: content.update(config=3)),
-    "config of a later version": broken(lambda content: content["config"].update(step_rule="reversible")),
+    "config of a later version": broken(lambda content: content["config"].update(key_of_2030=1)),
     "impossible config": broken(lambda content: content["config"].update(lr=-1.0)),
     "other architecture": broken(lambda content: content["config"].update(hidden_dims=[8, 8])),
     "other history": broken(lambda content: content["config"].update(history_len=2, feature_type="rich")),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.config import NOT_AVAILABLE_YET, Config
+from core.config import Config
 from core.errors import ConfigError
 
 
@@ -152,16 +152,8 @@ def test_unknown_key_is_refused(key, meant):
     assert meant is None or f"did you mean `{meant}`?" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", sorted(NOT_AVAILABLE_YET))
-def test_key_without_code_behind_it_is_refused(key):
-    """--momentum, --compile, the L bounds and others were accepted by the prototype and did nothing."""
-    assert key not in Config.model_fields
-    with pytest.raises(ConfigError, match=f"The key `{key}` is not available yet"):
-        Config.from_mapping({key: 1})
-
-
 def test_reference_is_complete():
-    """Every key of the project's reference is either a field or refused as not available yet."""
+    """Every key of the project's reference is a field."""
     reference = (
         "optimizer epochs lr weight_decay momentum n_steps dt_bound rel_loss_bound energy_threshold steps_per_epoch "
         "max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
@@ -172,5 +164,5 @@ def test_reference_is_complete():
         "e_max a_min a_max eval_periods evaluate_every device dtype tf32 compile detect_anomaly save_name seed debug "
         "debug_every debug_replay_every movie movie_dir movie_max_frames movie_fps movie_dpi"
     )
-    assert set(reference.split()) <= set(Config.model_fields) | NOT_AVAILABLE_YET
+    assert set(reference.split()) <= set(Config.model_fields)
     assert all(field.description for field in Config.model_fields.values())

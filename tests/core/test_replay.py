@@ -54,9 +54,9 @@ def test_rejected_steps_leave_no_trace_in_a_window(settings):
     collection, taken = trainer.collection, []
     move = collection.move
 
-    def remember(accepted, block, dt, warm):
-        taken.append(float(dt[0, 0]) if accepted[0, 0] else None)
-        move(accepted, block, dt, warm)
+    def remember(accepted, block, elapsed, *others):
+        taken.append(float(elapsed[0, 0]) if accepted[0, 0] else None)
+        move(accepted, block, elapsed, *others)
 
     collection.move = remember
     records = train(trainer, 3)

@@ -64,8 +64,6 @@ def test_a_run_without_an_end_is_refused():
     state, period = orbits()
     with pytest.raises(ValueError, match="never end"):
         simulate(state, Dynamical(0.05), GRAVITY, period)
-    with pytest.raises(ValueError, match="both given"):
-        simulate(state, Dynamical(0.05), GRAVITY, period, (1,), duration=1.0)
 
 
 @pytest.mark.parametrize("end", [{"periods": (1,)}, {"duration": 1.0}])
@@ -264,9 +262,14 @@ def test_an_observer_sees_each_step_of_each_system_once():
     assert torch.equal(last, outcome.state.position)
 
 
+def flat(record):
+    """All tensors of a record."""
+    return [tensor for field in record for tensor in (field if isinstance(field, State) else [field])]
+
+
 def test_an_observer_changes_nothing():
     state, period = orbits(40)
     plain = simulate(state, Dynamical(0.1), GRAVITY, period, (1, 3))
     outcome, _ = watched(state, Dynamical(0.1), GRAVITY, period, (1, 3))
     for ours, theirs in zip(outcome.records, plain.records, strict=True):
-        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(flat(ours), flat(theirs), strict=True))

@@ -8,12 +8,15 @@ import torch
 
 from core.forces import State
 from core.leapfrog import leapfrog
-from core.timestep import Dynamical, Fixed, proposed_step
+from core.oracle import Oracle
+from core.timestep import PRS23, Dynamical, Fixed, Learned, proposed_step
 from tests.systems import GRAVITY, kepler_system, learned, random_system, rotation, scaled
 
 CRITERIA = {
     "fixed": lambda: Fixed(0.01),
     "dynamical": lambda: Dynamical(0.05),
+    "prs23": lambda: PRS23(0.05, GRAVITY),
+    "oracle": lambda: Oracle(1e-4, GRAVITY),
     "basic": lambda: learned(feature_type="basic"),
     "basic, history": lambda: learned(feature_type="basic", history_len=3, dt_scale="pair"),
     "rich, history": lambda: learned(feature_type="rich", history_len=2, activation="relu", dt_scale="pair"),
@@ -53,6 +56,17 @@ def test_any_leading_dimensions(criterion, leading):
         alone = fly(criterion, State(*(part[index] for part in flat)))
         ours = torch.stack([dt.reshape(-1)[index] for dt in together.steps])
         torch.testing.assert_close(ours, torch.stack(alone.steps), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_are_positive_and_finite_in_both_dtypes(criterion, dtype):
+    if isinstance(criterion, Learned):
+        dtype = torch.float64  # a network has a dtype of its own: see test_learned_keeps_the_dtype
+    flight = fly(criterion, random_system(4, 3, leading=(5,), dtype=dtype))
+    steps = torch.stack(flight.steps)
+    assert steps.dtype == dtype
+    assert (steps > 0).all()
+    assert torch.isfinite(steps).all()
 
 
 def test_proposals_are_pure(criterion):

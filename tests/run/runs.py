@@ -3,6 +3,11 @@
 import contextlib
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +136,33 @@ def run(folder: Path, *arguments: object) -> Seen:
         last = trained.get("last_checkpoint")
         model = load_model(last).content if last else {}
     return Seen(status, report, err.getvalue(), folder, model)
+
+
+def command(*arguments: object) -> list[str]:
+    """The runner as a program of its own."""
+    return [sys.executable, str(RUNNER), *map(str, arguments)]
+
+
+def on_a_terminal(folder: Path, *arguments: object) -> tuple[bytes, str]:
+    """Run with a terminal of 100 columns for standard error; return standard output, and what the terminal got."""
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end of a terminal that was closed
+            while piece := os.read(ours, 4096):
+                shown.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.run(
+        command(*arguments), cwd=folder, stdout=subprocess.PIPE, stderr=theirs, check=False, env=environment
+    )
+    os.close(theirs)
+    reader.join(timeout=5)
+    os.close(ours)
+    return done.stdout, shown.decode()
 
 
 def refusal(folder: Path, *arguments: object) -> str:

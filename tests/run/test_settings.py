@@ -1,14 +1,10 @@
 """Where a value comes from: defaults < top of the TOML file < the mode's section < flags."""
 
-import tomllib
-
 import pytest
 
-from core.config import NOT_AVAILABLE_YET, Config
 from run.flags import flag, make_parser, parse
 from run.keys import FIELDS
 from run.settings import gather
-from run.toml_file import write_keys
 from tests.run.runs import TINY, refusal, run
 
 
@@ -92,11 +88,6 @@ def test_a_missing_file_and_a_folder(tmp_path):
     assert "directory" in refusal(tmp_path, "train", "--config", tmp_path)
 
 
-@pytest.mark.parametrize("key", sorted(NOT_AVAILABLE_YET))
-def test_key_of_a_later_version_is_refused(key, tmp_path):
-    assert f"The flag {flag(key)} is not available yet" in refusal(tmp_path, "both", flag(key), "1")
-
-
 @pytest.mark.parametrize(
     ("text", "flags", "until"),
     [
@@ -150,13 +141,6 @@ def test_both_reads_one_file(tmp_path):
     assert (simulated["integrator_mode"], simulated["n_steps"], simulated["num_orbits"]) == ("history", 2, 4)
     assert simulated["model_path"] == seen.report["train"]["last_checkpoint"]
     assert simulated["until"] == {"steps": 5}
-
-
-def test_written_keys_are_read_as_they_were(tmp_path):
-    values = Config(mass=(1.0, 0.5), save_name='a "name"\\\n', lr=1e-30, external_field_mass=None).to_dict()
-    write_keys(tmp_path / "config.toml", values, "a comment")
-    read = tomllib.loads((tmp_path / "config.toml").read_text())
-    assert read == {key: value for key, value in values.items() if value is not None}
 
 
 def test_the_resolved_config_of_a_training_trains_the_same(tmp_path):

@@ -111,15 +111,37 @@ def test_a_flag_that_says_what_the_checkpoint_says_is_fine(model, tmp_path):
     assert said["orbits"] == plain["orbits"]
 
 
-def test_numbers_that_are_not_finite_are_null(tmp_path):
-    """A model whose steps overflow fails every orbit, and the report is still JSON."""
+ERRORS = ("max_rel_dE", "final_rel_dE", "momentum_error", "angular_momentum_error")
+
+
+def test_an_error_that_is_no_number_is_null(tmp_path):
+    seen = run(tmp_path, "simulate", "--dt", "1e200", "--num-orbits", "4", "--multi-orbit-sim")
+    assert seen.report["failed_orbits"] == 4
+    assert "4 of 4 orbits failed" in seen.err
+    for row in (*seen.report["orbits"], seen.report):
+        assert [row[name] for name in ERRORS] == [None] * 4
+    assert seen.report["median_force_evaluations_per_period"] is None
+
+
+def test_an_orbit_that_never_moved_has_no_error(tmp_path):
+    """A model whose steps are infinite leaves every orbit where it starts, at an error of 0 that nobody should see."""
     trainer = Trainer([small()])
-    trainer.network.flat.fill_(1e6)
+    trainer.network.layers[-1][1].fill_(1e4)
     save_model(tmp_path / "model.pt", trainer)
     seen = run(tmp_path, "simulate", "--model-path", "model.pt", "--multi-orbit-sim")
     assert seen.report["failed_orbits"] == 4
-    assert all(row["failed"] for row in seen.report["orbits"])
-    assert "4 of 4 orbits failed" in seen.err
+    for row in (*seen.report["orbits"], seen.report):
+        assert row["time"] == 0
+        assert [row[name] for name in ERRORS] == [None] * 4
+    assert "median max |dE/E| inf, inf force evaluations a period" in seen.err
+
+
+def test_an_orbit_that_failed_on_its_way_keeps_the_error_it_had(tmp_path):
+    report = run(tmp_path, "simulate", "--eps", "1").report
+    (row,) = report["orbits"]
+    assert row["failed"]
+    assert row["max_rel_dE"] > 0.1
+    assert row["angular_momentum_error"] is not None
 
 
 def test_energies_of_a_saved_trajectory_are_those_of_the_report(tmp_path):

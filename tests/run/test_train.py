@@ -1,27 +1,22 @@
 """`run/runner.py train` and `both`: interrupted and resumed trainings, limits, and what they show and log."""
 
-import contextlib
 import json
 import os
-import pty
 import random
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from core.checkpoint import load_model, load_state
 from run import training_track
-from tests.run.runs import RUNNER, TINY, refusal, run
-
-
-def command(*arguments):
-    return [sys.executable, str(RUNNER), *map(str, arguments)]
+from run.toml_file import read_keys
+from tests.run.runs import TINY, command, on_a_terminal, refusal, run
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +45,24 @@ def test_killed_at_any_moment_and_resumed_it_ends_where_an_unbroken_one_does(try
         assert [log["loss"] for log in seen.model["logs"]] == [log["loss"] for log in unbroken.model["logs"]]
 
 
+@pytest.mark.parametrize("written", [False, True], ids=["before anything is written", "after the first epoch"])
+def test_killed_before_its_first_checkpoint_it_leaves_nothing_half_written(written, tmp_path):
+    """Epochs of a second: the first checkpoint is far."""
+    folder = tmp_path / "data/run_nbody"
+    flags = [*TINY, "-n", "100", "--replay-steps", "2000", "--timid-fraction", "0", "--rel-loss-bound", "0"]
+    with subprocess.Popen(command("train", *flags), cwd=tmp_path, stdout=-1, stderr=-1, text=True) as training:
+        assert training.stderr.readline().startswith("training 100 epochs")
+        while written and not (folder / "config.toml").exists():
+            time.sleep(0.005)
+        training.kill()
+    left = [path.relative_to(folder) for path in tmp_path.rglob("*") if path.is_file()]
+    assert [str(path) for path in left] == ["config.toml"] * written
+    if written:
+        assert read_keys(str(folder / "config.toml")).top["epochs"] == 100
+    line = refusal(tmp_path, "train", "--resume", "data/run_nbody/state.pt")
+    assert line == "data/run_nbody/state.pt: there is no such file; give the path of a state.pt."
+
+
 def test_more_epochs_by_resuming(unbroken, tmp_path):
     flags = [*TINY, "--seed", "3", "--history-len", "2"]
     run(tmp_path, "train", *flags, "-n", "7")
@@ -75,6 +88,27 @@ def test_what_contradicts_a_training_is_refused(flags, part, tmp_path):
     run(tmp_path, "train", *TINY)
     resume = [] if "--resume" in flags else ["--resume", "data/run_nbody/state.pt"]
     assert part in refusal(tmp_path, "train", *resume, *flags.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is the device that must be missing")
+def test_a_training_from_a_machine_with_a_gpu_goes_on_without(unbroken, tmp_path):
+    flags = [*TINY, "--seed", "3", "--history-len", "2"]
+    run(tmp_path, "train", *flags, "-n", "7")
+    state = tmp_path / "data/run_nbody/state.pt"
+    content = torch.load(state, weights_only=True)
+    content["config"]["device"] = "cuda"
+    torch.save(content, state)
+    resume = ["train", "--resume", "data/run_nbody/state.pt", "-n", "12"]
+    line = refusal(tmp_path, *resume)
+    assert line == (
+        "data/run_nbody/state.pt: The value of `device` is cuda, but torch sees no CUDA device here; use auto or cpu."
+    )
+    assert "The value of `device` is 'gpu'" in refusal(tmp_path, *resume, "--device", "gpu")
+    seen = run(tmp_path, *resume, "--device", "auto")
+    assert (seen.status, seen.config["device"]) == (0, "auto")
+    seen = run(tmp_path, "train", "--resume", "data/run_nbody/state.pt", "-n", "40", "--device", "cpu")
+    assert (seen.status, seen.config["device"]) == (0, "cpu")
+    assert seen.weights.equal(unbroken.weights)
 
 
 def test_given_systems_are_those_of_a_resumed_training(tmp_path):
@@ -113,7 +147,9 @@ def test_ctrl_c_leaves_what_was_saved(tmp_path):
         training.send_signal(signal.SIGINT)
         out, err = training.communicate(timeout=20)
     assert training.returncode == 130
-    assert json.loads(out)["stopped_by"] == "interrupted"
+    report = json.loads(out)
+    assert report["stopped_by"] == "interrupted"
+    assert report["scores"] is None
     assert "interrupted" in err.decode()
     assert "Traceback" not in err.decode()
     assert load_state(tmp_path / "data/run_nbody/state.pt").lanes[0].epoch % 10 == 0
@@ -129,29 +165,8 @@ def test_lines_where_there_is_no_terminal(tmp_path):
 
 def test_a_bar_on_a_terminal(tmp_path):
     """Standard error is a terminal, standard output a file: the bar never gets into the JSON."""
-    ours, theirs = pty.openpty()
-    shown = bytearray()
-
-    def read():
-        with contextlib.suppress(OSError):  # the other end of a terminal that was closed
-            while piece := os.read(ours, 4096):
-                shown.extend(piece)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    done = subprocess.run(
-        command("train", *TINY, "-n", "12"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        check=False,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )
-    os.close(theirs)
-    reader.join(timeout=5)
-    os.close(ours)
-    assert json.loads(done.stdout)["epochs"] == 12
-    text = shown.decode()
+    out, text = on_a_terminal(tmp_path, "train", *TINY, "-n", "12")
+    assert json.loads(out)["epochs"] == 12
     assert "12/12" in text
     assert "converged" in text
     assert "12 epochs completed" in text

@@ -2,12 +2,13 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-import core.evaluation
+from core import held_out, scores, work_precision
 from run import encoders, train
 from run.keys import ACTS_ON, FIELDS, HALF_FLAGS
 from tests.run.runs import TINY, Row, Seen, all_of, becomes, differs, grows, run, shrinks
@@ -198,8 +199,10 @@ ROWS: dict[str, Row] = {
 @pytest.fixture(autouse=True)
 def quick_scores(monkeypatch, tmp_path_factory):
     """Scores on two orbits with a coarse curve, kept in a folder of this session."""
-    monkeypatch.setattr(core.evaluation, "CURVE_EPS", np.geomspace(0.3, 0.03, 4))
-    monkeypatch.setattr(core.evaluation, "HELD_OUT", {"validation": (2, 2**40 + 1)})
+    coarse = replace(work_precision.BASELINES["dynamical"], constants=np.geomspace(0.3, 0.03, 4))
+    monkeypatch.setitem(work_precision.BASELINES, "dynamical", coarse)
+    monkeypatch.setattr(scores, "SCORED_AGAINST", ("dynamical",))
+    monkeypatch.setattr(held_out, "_DRAWS", {"validation": (2, 2**40 + 1)})
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "curves"))
 
 

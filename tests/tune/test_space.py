@@ -97,10 +97,20 @@ DOMAINS: dict[str, dict[str, list[Any]]] = {
 }
 
 
+#: What a key needs in `fixed` to act at all.
+NEEDED: dict[str, dict[str, Any]] = {
+    **{key: {"angular_momentum_weight": 1.0} for key in ("L_lower", "L_upper")},
+    "fourier_dim": {"fourier_scale": 1.0},
+    "momentum": {"optimizer": "sgd"},
+    "tf32": {"dtype": "float32"},
+}
+
+
 @pytest.mark.parametrize("key", sorted(set(Config.model_fields) - RUN_KEYS - set(NOT_SEARCHABLE)))
 def test_every_key_of_a_training_can_be_searched(key: str, write_space: Callable[..., Path]) -> None:
     def change(space: dict[str, Any]) -> None:
         space["fixed"].pop(key, None)
+        space["fixed"] |= NEEDED.get(key, {})
         if key == "bounds_relative":
             space["parameters"]["energy_threshold"] = {"float": [0.6, 0.7]}  # within E_upper's either meaning
         if key not in space["parameters"]:
@@ -123,6 +133,14 @@ def test_a_range_may_depend_on_the_step_rule(write_space: Callable[..., Path]) -
     configs = [space.config(draw(space, study.ask())) for _ in range(30)]
     assert {config.step_rule for config in configs} == {"direct", "reversible"}
     assert all((config.n_steps > 1) == (config.step_rule == "reversible") for config in configs)
+
+
+def test_momentum_may_be_searched_where_some_trials_use_it(write_space: Callable[..., Path]) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["parameters"]["momentum"] = {"float": [0.5, 0.9]}
+        values["parameters"]["optimizer"] = {"choice": ["adam", "sgd"]}
+
+    assert "momentum" in load_space(write_space(change)).parameters
 
 
 def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
@@ -240,6 +258,18 @@ BAD = {
         "`parameters.feature_type.log` is true, but must",
     ),
     "asha that stops nothing": (at("scheduler/min_resource", 9), "`scheduler.min_resource` is 9, but .*below epochs"),
+    "momentum of no sgd": (
+        at("parameters/momentum", {"float": [0.5, 0.9]}),
+        "`parameters.momentum` acts only with optimizer sgd, which no trial has; leave it out",
+    ),
+    "momentum fixed beside choices without sgd": (
+        lambda values: (
+            values["fixed"].update(momentum=0.5),
+            values["parameters"].update(optimizer={"choice": ["adam", "adamw"]}),
+        ),
+        "`fixed.momentum` acts only with optimizer sgd",
+    ),
+    "frequencies of no Fourier features": (at("fixed/fourier_dim", 64), "`fixed.fourier_dim` acts only with fourier"),
     "a gpu and a half": (at("resources/gpu", 1.5), "`resources.gpu` is 1.5, but must be a whole number or a share"),
 }
 

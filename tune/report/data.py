@@ -1,0 +1,233 @@
+"""What a report shows: a search's folder as it is read, and the curves and simulations that stand beside it."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from core import portrait
+from core.checkpoint import Model, load_model
+from core.errors import CheckpointError, UserError
+from core.evaluation import Row, at_horizon
+from core.held_out import HeldOut, held_out
+from core.portrait import Portrait
+from core.scores import baseline_scores
+from core.work_precision import BASELINES, Curve, curves_of, has_curve
+from tune.folder import MODEL_FILE, SearchFolder
+from tune.journal import open_journal
+from tune.ranking import Ranking
+from tune.space import Space, load_space
+from tune.study import SearchStudy, TrialRecord
+
+Say = Callable[[str], None]
+
+#: Curves over so many periods take a minute or two each, and are measured where they are missing; longer ones are not.
+_MEASURED_PERIODS = 10
+#: A step of the oracle costs some forty evaluations: it is followed over this many periods at most.
+_ORACLE_PERIODS = 10
+#: The portrayed orbit is the one of the validation set nearest to this: eccentric, but no extreme.
+_ECCENTRICITY = 0.9
+
+
+class NotDrawn(Exception):
+    """A figure that this search has no data for. Its message is the sentence that stands in its place."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The model that a search exported, or would: its trial, its scores, and its file if it is there."""
+
+    trial: int
+    scores: dict[str, float]
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that the report of one search shows. ``objectives`` say of each score whether higher is better."""
+
+    folder: SearchFolder
+    space: Space
+    ranking: Ranking
+    records: list[TrialRecord]
+    trials: list[FrozenTrial]
+    ranked: list[TrialRecord]
+    objectives: dict[str, bool]
+    best: Best | None
+    confirmation: dict[str, Any]
+    systems: HeldOut
+    #: Curves of the baselines on the validation set, by horizon and name, and why others are missing.
+    curves: dict[int, dict[str, Curve]]
+    missing: dict[int, str]
+    say: Say = field(repr=False)
+
+    @property
+    def objective(self) -> str:
+        """The first objective: it picks the best."""
+        return next(iter(self.objectives))
+
+    @property
+    def error(self) -> str:
+        """The energy error that the space limits."""
+        return str(getattr(self.ranking, "error", "rel_dE"))
+
+    def within(self, scores: dict[str, float]) -> bool:
+        """Whether a trial kept the energy error that the space allows."""
+        return self.error in scores and self.ranking.excess(scores) <= 0
+
+    def suffix(self, horizon: int) -> str:
+        """What the names of scores over a horizon end in."""
+        return "" if horizon == self.horizon else f"_{horizon}"
+
+    @property
+    def horizon(self) -> int:
+        """The periods that scores with plain names are taken over."""
+        return min(self.systems.periods)
+
+    def rows(self, horizon: int) -> list[Row]:
+        """The best model over a horizon, and the baselines at its median error."""
+        if self.best is None:
+            return []
+        plain = at_horizon(self.best.scores, self.systems, horizon)
+        own = Row(f"trial {self.best.trial}", plain)
+        if not 0 < plain.get("rel_dE", math.nan) < math.inf:
+            return [own]
+        curves = self.curves[horizon]
+        return [own, *(Row(name, baseline_scores(curve, curves, plain["rel_dE"])) for name, curve in curves.items())]
+
+    @cached_property
+    def model(self) -> Model:
+        """The best model. Raises NotDrawn."""
+        if self.best is None:
+            raise NotDrawn("No trial ran to its end, so there is no best model.")
+        if self.best.path is None:
+            raise NotDrawn(f"The model of trial {self.best.trial} is not in the folder any more.")
+        try:
+            return load_model(self.best.path)
+        except CheckpointError as error:
+            raise NotDrawn(str(error)) from None
+
+    @cached_property
+    def orbit(self) -> tuple[int, float | None]:
+        """The system that is portrayed: its number in the validation set, and its eccentricity if it has one."""
+        return portrait.nearest_to(self.systems, _ECCENTRICITY)
+
+    @cached_property
+    def portraits(self) -> dict[str, Portrait]:
+        """The best model, the classical criterion and the oracle on one orbit, at equal median error on the set.
+
+        Raises NotDrawn.
+        """
+        model = self.model
+        assert self.best is not None
+        error = self.best.scores.get("rel_dE", math.nan)
+        if not 0 < error < math.inf:
+            raise NotDrawn(f"The median error of trial {self.best.trial} is {error}: nothing can be compared at it.")
+        number, longest = self.orbit[0], max(self.systems.periods)
+        self.say(f"simulating one orbit over {longest} periods with the best model and with the baselines")
+        drawn = {f"trial {self.best.trial}": portrait.of_model(model, self.systems, number, longest)}
+        names = ["dynamical", "oracle"]
+        if model.config.step_rule == "reversible":
+            names.insert(1, "dynamical, reversible")
+        for name in names:
+            if (curve := self.curves[self.horizon].get(name)) is not None:
+                constant = curve.constant_at(error, BASELINES[name].constants)
+                periods = min(longest, _ORACLE_PERIODS) if name == "oracle" else longest
+                drawn[name] = portrait.of_baseline(name, constant, self.systems, number, periods)
+        return drawn
+
+
+def read_search(path: Path, say: Say) -> Search:
+    """Read a search's folder, and measure the curves that are missing. Raises UserError if it is none."""
+    folder = SearchFolder(path)
+    for name in ("space.yaml", folder.journal.name):
+        if not (path / name).is_file():
+            raise UserError(
+                f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
+                "results/history-20260131T120000Z."
+            )
+    space = load_space(path / "space.yaml")
+    kept, study = _open(space, folder)
+    ranked = study.best(len(kept.trials))
+    systems = held_out(space.example(), "validation")
+    curves, missing = _curves(systems, say)
+    values = space.model_dump()
+    names = values.get("objectives") or [values["objective"]]
+    upwards = [direction == StudyDirection.MAXIMIZE for direction in kept.directions]
+    return Search(
+        folder=folder,
+        space=space,
+        ranking=study.ranking,
+        records=study.records(),
+        trials=kept.trials,
+        ranked=ranked,
+        objectives=dict(zip(names, upwards, strict=True)),
+        best=_best(folder, ranked),
+        confirmation=_json(path / "confirmation.json"),
+        systems=systems,
+        curves=curves,
+        missing=missing,
+        say=say,
+    )
+
+
+def _open(space: Space, folder: SearchFolder) -> tuple[optuna.Study, SearchStudy]:
+    try:
+        storage = open_journal(folder.journal)
+    except json.JSONDecodeError:
+        raise UserError(f"{folder.journal}: cannot be read, a line of it is damaged.") from None
+    # The study has the name that the folder had at first; it may have been moved since.
+    names = [summary.study_name for summary in storage.get_all_studies()]
+    if not names:
+        raise UserError(f"{folder.journal}: holds no study; the search that wrote it did not start.")
+    study = optuna.load_study(study_name=names[0], storage=storage)
+    return study, SearchStudy(space, folder.journal, names[0])
+
+
+def _best(folder: SearchFolder, ranked: list[TrialRecord]) -> Best | None:
+    """What best/ holds: a confirmation may have put another trial there than the one that leads the table."""
+    exported, metrics = folder.path / "best" / MODEL_FILE, _json(folder.path / "best" / "metrics.json")
+    numbers = {record.number: record for record in ranked}
+    if exported.is_file() and metrics.get("trial") in numbers:
+        record = numbers[metrics["trial"]]
+        # After a confirmation the model is that of a repeat, with scores of its own.
+        own = {key: metrics[key] for key in record.scores if isinstance(metrics.get(key), int | float)}
+        return Best(record.number, record.scores | own, exported)
+    if not ranked:
+        return None
+    kept = folder.checkpoint(ranked[0].number) / MODEL_FILE
+    return Best(ranked[0].number, ranked[0].scores, kept if kept.is_file() else None)
+
+
+def _curves(systems: HeldOut, say: Say) -> tuple[dict[int, dict[str, Curve]], dict[int, str]]:
+    curves: dict[int, dict[str, Curve]] = {}
+    missing: dict[int, str] = {}
+    for horizon in systems.periods:
+        curves[horizon] = {}
+        for name in BASELINES:
+            if horizon > _MEASURED_PERIODS and not has_curve(systems, name, horizon):
+                missing[horizon] = "they take ten minutes or more each"
+                continue
+            try:
+                curves[horizon] |= {name: curves_of(systems, name, (horizon,), say)[horizon]}
+            except UserError as error:
+                missing[horizon] = str(error)
+    return curves, missing
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Read a file that may not be there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it, or search again.") from None
+    return content if isinstance(content, dict) else {}

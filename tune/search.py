@@ -171,6 +171,19 @@ def write_confirmed(
     return model, baselines
 
 
+def report_of(folder: SearchFolder) -> Path | None:
+    """Write the report, once all that it shows has been written; a failure is the folder's to remember."""
+    # Matplotlib is slow to import, and only needed here.
+    from tune.report import write_report
+
+    if not folder.failure:
+        try:
+            return write_report(folder.path)
+        except ResultsError as failure:
+            folder.failure = failure
+    return None
+
+
 def conclude(
     study: SearchStudy,
     folder: SearchFolder,
@@ -190,8 +203,7 @@ def conclude(
         confirmed, baselines = write_confirmed(confirmation, folder, test)
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
-    # REPORT: tune.report.write_report(folder.path) goes here, where everything that it shows has been written.
-    print_model(model)
+    print_model(model, report_of(folder))
     if folder.failure:
         raise folder.failure
     if is_interrupted(study):

@@ -93,8 +93,10 @@ def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems
     print(confirmation.verdict()[2])
 
 
-def print_model(model: Path | None) -> None:
-    """Print what to do with the best model."""
+def print_model(model: Path | None, report: Path | None) -> None:
+    """Print where the report is, and what to do with the best model."""
+    if report is not None:
+        _line("report", report)
     if model is not None:
         _line("best model", model)
         command = [*_runner(), "simulate", "--model-path", str(model)]

@@ -1,4 +1,4 @@
-"""Ray Tune's callback: keeps checkpoints and the table of trials, and feeds the display."""
+"""Ray Tune's callbacks: keep checkpoints and the table of trials, and feed the display."""
 
 import re
 from pathlib import Path
@@ -8,21 +8,20 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from tune.folder import SHOWN, SearchFolder
-from tune.progress import Progress
-from tune.scheduler import number
+from tune.progress import Progress, brief, describe
+from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
 from tune.trainable import EPOCH
 
 
-class SearchCallback(NotInSnapshots, tune.Callback):
-    """Called after the scheduler, so the study knows already what has happened."""
+class TrainingCallback(NotInSnapshots, tune.Callback):
+    """What is done alike for the trials of a search and for the repeats of its best."""
 
-    def __init__(self, study: SearchStudy, folder: SearchFolder, progress: Progress) -> None:
-        self._study = study
+    def __init__(self, folder: SearchFolder, progress: Progress) -> None:
         self._folder = folder
         self._progress = progress
-        self._running: set[int] = set()
+        self._running: set[Path] = set()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run if something could not be written: Ray does not catch what is raised here."""
@@ -30,50 +29,77 @@ class SearchCallback(NotInSnapshots, tune.Callback):
             raise self._folder.failure
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Show a trial as running."""
-        self._running.add(number(trial))
-        self._progress.advanced(number(trial), (trial.last_result or {}).get(EPOCH, 0))
+        """Show a training as running."""
+        self._running.add(self.checkpoint(trial))
+        self._progress.advanced(name(trial), (trial.last_result or {}).get(EPOCH, 0))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """Show how far a trial is."""
-        self._progress.advanced(number(trial), result[EPOCH])
+        """Show how far a training is."""
+        self._progress.advanced(name(trial), result[EPOCH])
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
         """Copy a checkpoint out of Ray's private folder."""
         with checkpoint.as_directory() as source, self._folder.remembering():
-            self._folder.keep_checkpoint(number(trial), Path(source))
+            self._folder.keep_checkpoint(Path(source), self.checkpoint(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Say that a worker died or raised; Ray starts the training again from its last checkpoint."""
+        what = "repeat" if repeat(trial) else "trial"
+        self._progress.note(f"{what} {name(trial)} goes on from its last checkpoint after: {last_error(trial)}")
+
+    def checkpoint(self, trial: Trial) -> Path:
+        """Where a training's newest checkpoint is kept."""
+        return self._folder.checkpoint(number(trial), repeat(trial))
+
+    def drop_checkpoints(self, ended: Trial, best: list[Path]) -> None:
+        """Remove what is not needed once a training has ended."""
+        self._running.discard(self.checkpoint(ended))
+        self._folder.drop_checkpoints(self.checkpoint(ended), best, self._running)
+
+
+class SearchCallback(TrainingCallback):
+    """Called after the scheduler, so the study knows already what has happened."""
+
+    def __init__(self, study: SearchStudy, folder: SearchFolder, progress: Progress) -> None:
+        super().__init__(folder, progress)
+        self._study = study
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Write down a trial's end."""
-        self._ended(number(trial))
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Say that a worker died or raised; Ray starts the trial again from its last checkpoint."""
-        self._progress.note(f"trial {number(trial)} goes on from its last checkpoint after: {_last_error(trial)}")
+        self._ended(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """End a trial whose worker died or raised once too often. (A scheduler hears of every death, not only this.)"""
-        reason = _last_error(trial)
+        reason = last_error(trial)
         with self._folder.remembering():
             self._study.fail(number(trial), (trial.last_result or {}).get(EPOCH, 0), reason)
-        self._ended(number(trial))
+        self._ended(trial)
 
-    def _ended(self, trial: int) -> None:
-        self._running.discard(trial)
+    def _ended(self, trial: Trial) -> None:
         with self._folder.remembering():
             records = self._study.records()
             best = self._study.best(SHOWN)
-            self._folder.drop_checkpoints(best={record.number for record in best}, running=self._running)
+            self.drop_checkpoints(trial, [self._folder.checkpoint(record.number) for record in best])
             self._folder.write_trials(records)
         if not self._folder.failure:
-            self._progress.ended(records[trial], best[0] if best else None)
+            record, ranking = records[number(trial)], self._study.ranking
+            leader: list[str] = []
+            if best:
+                leader = [f"trial {best[0].number}, {brief(best[0].scores, ranking)}", describe(best[0].parameters)]
+            result = brief(record.scores, ranking) if record.scores else ""
+            self._progress.ended(name(trial), record.state, record.epochs, result, leader, record.reason)
 
 
-def _last_error(trial: Trial) -> str:
+def name(trial: Trial) -> str:
+    """A trial's number, or a repeat's name: the number of its trial, and its own."""
+    return f"{number(trial)}-{repeat(trial)}" if repeat(trial) else str(number(trial))
+
+
+def last_error(trial: Trial) -> str:
     """Return the exception of a trial's last failure, on one line. Ray's file holds all of them with tracebacks."""
     if not trial.error_file:
         return "unknown error"

@@ -1,59 +1,112 @@
-"""Run a study's trials under Ray Tune. Optuna decides, Ray executes."""
+"""Run a study's trials, and the repeats of its best, under Ray Tune. Optuna decides, Ray executes."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from core.scores import References
 from tune.callback import SearchCallback
+from tune.confirmation import Confirmation
 from tune.folder import SearchFolder
 from tune.progress import Progress
-from tune.scheduler import StudyScheduler, number
+from tune.repeats import RepeatCallback, RepeatSearcher
+from tune.scheduler import StudyScheduler, number, repeat
 from tune.searcher import StudySearcher
+from tune.space import Resources
 from tune.study import SearchStudy
 from tune.trainable import TimeStepTraining
 
 
-def run_trials(
-    study: SearchStudy,
-    folder: SearchFolder,
-    progress: Progress,
-    curves: References,
-    *,
-    concurrent: int,
-    storage: Path,
-) -> None:
-    """Run trials until the study has as many as its space says, or until SIGINT. ``storage`` is for Ray's own files.
+@dataclass(frozen=True)
+class Driver:
+    """How trainings run on this machine: so many at a time. ``storage`` is for Ray's own files."""
 
-    Raises ResultsError if something cannot be written.
-    """
-    share = study.space.resources
-    trainable = tune.with_parameters(TimeStepTraining, curves=curves)
-    trainable.__qualname__ = TimeStepTraining.__qualname__  # Ray's dashboard would show `_Inner`
-    tuner = tune.Tuner(
-        trainable,
-        tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(study, folder, {"CPU": share.cpu} | ({"GPU": share.gpu} if share.gpu else {})),
-            scheduler=StudyScheduler(study, folder),
-            num_samples=study.space.trials,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,  # a new worker costs a second or two, mostly torch
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=str(storage),
-            verbose=0,
-            callbacks=[SearchCallback(study, folder, progress)],
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-            # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
-            failure_config=tune.FailureConfig(max_failures=2),
-        ),
-    )
-    tuner.fit()
+    resources: Resources
+    concurrent: int
+    storage: Path
+
+    def run_trials(
+        self, study: SearchStudy, folder: SearchFolder, progress: Progress, validation: References
+    ) -> None:
+        """Run trials until the study has as many as its space says, or until SIGINT.
+
+        Raises ResultsError if something cannot be written.
+        """
+        self._run(
+            "search",
+            study.space.trials,
+            StudySearcher(study, folder, self._share),
+            StudyScheduler(study, folder),
+            SearchCallback(study, folder, progress),
+            curves=validation,
+        )
+
+    def run_repeats(
+        self,
+        confirmation: Confirmation,
+        folder: SearchFolder,
+        progress: Progress,
+        validation: References,
+        test: References,
+    ) -> None:
+        """Run repeats until the confirmation is decided, or until SIGINT. Each trains all its epochs.
+
+        Raises ResultsError if something cannot be written.
+        """
+        self._run(
+            "confirmation",
+            confirmation.most,
+            RepeatSearcher(confirmation, self._share),
+            FIFOScheduler(),  # type: ignore[no-untyped-call]
+            RepeatCallback(confirmation, folder, progress),
+            curves=validation,
+            test=test,
+        )
+
+    @property
+    def _share(self) -> dict[str, float]:
+        gpu = {"GPU": self.resources.gpu} if self.resources.gpu else {}
+        return {"CPU": self.resources.cpu, **gpu}
+
+    def _run(
+        self,
+        name: str,
+        samples: int,
+        searcher: Searcher,
+        scheduler: TrialScheduler,
+        callback: tune.Callback,
+        **held_out: Any,
+    ) -> None:
+        trainable = tune.with_parameters(TimeStepTraining, **held_out)
+        trainable.__qualname__ = TimeStepTraining.__qualname__  # Ray's dashboard would show `_Inner`
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=scheduler,
+                num_samples=samples,
+                max_concurrent_trials=self.concurrent,
+                reuse_actors=True,  # a new worker costs a second or two, mostly torch
+                trial_name_creator=_name,
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(self.storage),
+                verbose=0,
+                callbacks=[callback],
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
+                # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        )
+        tuner.fit()
 
 
 def _name(trial: Trial) -> str:
-    return f"trial-{number(trial):05d}"
+    return f"trial-{number(trial):05d}" + (f"-{repeat(trial)}" if repeat(trial) else "")

@@ -6,10 +6,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from core.config import Config
 from core.errors import UserError
@@ -92,58 +93,72 @@ class SearchFolder:
         """The study's file."""
         return self.path / "study.journal"
 
-    def checkpoint(self, number: int) -> Path:
-        """The folder of a trial's newest checkpoint."""
+    def checkpoint(self, number: int, repeat: int = 0) -> Path:
+        """The folder of the newest checkpoint of a trial, or of one of its repeats (counted from 1)."""
+        if repeat:
+            return self.path / "confirmation" / f"{number:05d}-{repeat}"
         return self.path / "checkpoints" / f"{number:05d}"
 
-    def keep_checkpoint(self, number: int, source: Path) -> None:
-        """Copy a trial's newest checkpoint into the results."""
-        target = self.checkpoint(number)
+    def keep_checkpoint(self, source: Path, target: Path) -> None:
+        """Copy a training's newest checkpoint into the results."""
         target.mkdir(parents=True, exist_ok=True)
         for name in (STATE_FILE, MODEL_FILE):
             _copy(source / name, target / name)
 
-    def drop_checkpoints(self, best: Collection[int], running: Collection[int]) -> None:
-        """Remove what is not needed: the best trials keep their models, running ones all they need to go on."""
-        for folder in (self.path / "checkpoints").glob("*"):
-            number = int(folder.name)
-            if number not in running:
+    def drop_checkpoints(self, beside: Path, best: Collection[Path], running: Collection[Path]) -> None:
+        """Remove what is not needed: the best trainings keep their models, running ones all they need to go on.
+
+        ``beside`` is the folder of a checkpoint: those of trials are apart from those of repeats.
+        """
+        for folder in beside.parent.glob("*"):
+            if folder not in running:
                 (folder / STATE_FILE).unlink(missing_ok=True)
-                if number not in best:
+                if folder not in best:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def write_trials(self, records: Sequence[TrialRecord]) -> None:
         """Write trials.csv: one row for each trial."""
+        columns = [*_COLUMNS, *(["pareto"] if any(record.pareto is not None for record in records) else [])]
         parameters = list(dict.fromkeys(key for record in records for key in record.parameters))
         scores = list(dict.fromkeys(key for record in records for key in record.scores))
         with _part(self.path / "trials.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*_COLUMNS, *parameters, *scores])
+            writer.writerow([*columns, *parameters, *scores])
             for record in records:
-                row = [getattr(record, column) for column in _COLUMNS]
+                row = [getattr(record, column) for column in columns]
                 row += [record.parameters.get(key, "") for key in parameters]
                 row += [record.scores.get(key, "") for key in scores]
                 writer.writerow(row)
 
-    def write_best(self, best: TrialRecord, config: Config) -> Path:
-        """Write best/: the model, its settings and its scores. Return the model's path."""
+    def write_best(self, checkpoint: Path, config: Config, metrics: Mapping[str, Any]) -> Path:
+        """Write best/: the model of a checkpoint, its settings and its scores. Return the model's path."""
         model = self.path / "best" / MODEL_FILE
         model.parent.mkdir(exist_ok=True)
         try:
-            _copy(self.checkpoint(best.number) / MODEL_FILE, model)
+            _copy(checkpoint / MODEL_FILE, model)
         except OSError:
             with suppress(OSError):
                 model.parent.rmdir()
             raise
         self._write("best/config.toml", to_toml(config.to_dict()))
-        scores = {key: value if math.isfinite(value) else None for key, value in best.scores.items()}
-        metrics = {"trial": best.number, "epochs": best.epochs, **scores}
-        self._write("best/metrics.json", json.dumps(metrics, indent=2) + "\n")
+        self.write_json("best/metrics.json", metrics)
         return model
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a file of plain values; a number that is not finite becomes null."""
+        self._write(name, json.dumps(_finite(content), indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         with _part(self.path / name) as part:
             part.write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -48,6 +48,11 @@ def number(trial: Trial) -> int:
     return int(trial.config["trial"])
 
 
+def repeat(trial: Trial) -> int:
+    """Which repeat of that trial it is, from 1; 0 is the trial itself."""
+    return int(trial.config.get("repeat", 0))
+
+
 def _scores(result: dict[str, Any]) -> dict[str, float]:
     # Tune flattens a result before it hands it on.
     prefix = f"{SCORES}/"

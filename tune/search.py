@@ -2,21 +2,32 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
-from core.scores import references
+from core.held_out import HeldOut, held_out
+from core.scores import References, references_on
+from tune.baselines import BASELINES, baselines_at, measure_baselines
+from tune.confirmation import Confirmation
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.space import Resources, Space, find_space, load_space
 from tune.study import SearchStudy
-from tune.summary import print_machine, print_question, print_results
+from tune.summary import (
+    print_candidates,
+    print_confirmation,
+    print_machine,
+    print_model,
+    print_question,
+    print_trials,
+)
+from tune.tables import Baselines
 
 _ALL_FAILED, _INTERRUPTED = 1, 130
 
@@ -40,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
     """Run a whole search and print its result; return the exit status."""
-    curves = references(space.example(), progress=lambda text: print(f"first       {text}", flush=True))
+    validation = reference_set(space, "validation")
+    test = reference_set(space, "test") if space.confirm else None
     prepare_environment()
     with ray_session(dashboard=dashboard) as session:
         fitted, concurrent = fit_to_machine(space, session)
@@ -54,16 +66,38 @@ def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
             folder.remove()
             raise
         # Ray is slow to import, and reads its environment when it is: so it comes in here.
-        from tune.driver import run_trials
+        from tune.driver import Driver
 
-        try:
-            with Progress(fitted, Console()) as progress:
-                run_trials(study, folder, progress, curves, concurrent=concurrent, storage=session.storage)
-        except ResultsError:
-            pass  # `conclude` tries once more, shows what there is, and says it
-        except KeyboardInterrupt:  # a second Ctrl-C; the first one ends the run in good order
-            pass
-        return conclude(study, folder)
+        driver = Driver(fitted.resources, concurrent, session.storage)
+        with _ending_early(), Progress("trial", fitted.trials, Console()) as progress:
+            driver.run_trials(study, folder, progress, validation)
+        model = write_results(study, folder, validation.systems)
+        confirmation = None
+        if test and not folder.failure and not is_interrupted(study):
+            confirmation = Confirmation(study)
+            if confirmation.due():
+                print_candidates(confirmation)
+                with _ending_early(), Progress("repeat", confirmation.most, Console()) as progress:
+                    driver.run_repeats(confirmation, folder, progress, validation, test)
+        return conclude(study, folder, validation.systems, model, confirmation, test.systems if test else None)
+
+
+def reference_set(space: Space, name: str) -> References:
+    """Draw a held-out set, and have the curves of every baseline on it at hand. Says what has to be measured first."""
+
+    def say(text: str) -> None:
+        print(f"first       {text}", flush=True)
+
+    systems = held_out(space.example(), name)
+    measure_baselines(systems, say)
+    return references_on(systems, say)
+
+
+@contextmanager
+def _ending_early() -> Iterator[None]:
+    """End a run that cannot go on as one that has ended: `conclude` shows what there is, and says why."""
+    with suppress(ResultsError, KeyboardInterrupt):  # a second Ctrl-C; the first one ends the run in good order
+        yield
 
 
 def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
@@ -92,23 +126,91 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
     return fitted, min(slots, space.max_concurrent or slots, space.trials)
 
 
-def conclude(study: SearchStudy, folder: SearchFolder) -> int:
-    """Write the table and the best model, print both, and return the exit status.
+def is_interrupted(study: SearchStudy) -> bool:
+    """Whether trials are missing."""
+    return sum(record.state != "RUNNING" for record in study.records()) < study.space.trials
 
-    Raises ResultsError, after the table, if something could not be written.
+
+def write_results(study: SearchStudy, folder: SearchFolder, systems: HeldOut) -> Path | None:
+    """Write the table, the best model and the baselines beside it; return the model's path, if there is one.
+
+    A failure is the folder's to remember.
     """
-    records, best, model = study.records(), study.best(SHOWN), None
-    with suppress(ResultsError), folder.writing():
-        folder.write_trials(records)
-    if best:
-        with suppress(ResultsError), folder.writing():
-            model = folder.write_best(best[0], study.config(best[0]))
-    print_results(study, folder, best, model)
+    best, model = study.best(1), None
+    with folder.remembering():
+        folder.write_trials(study.records())
+    for first in best:
+        with folder.remembering():
+            metrics = {"trial": first.number, "epochs": first.epochs, **first.scores}
+            model = folder.write_best(folder.checkpoint(first.number), study.config(first), metrics)
+        with folder.remembering():
+            beside = {"trial": first.number, "set": systems.name, "baselines": baselines_at(first.scores, systems)}
+            study.keep(BASELINES, beside)
+            folder.write_json("baselines.json", beside)
+    return model
+
+
+def write_confirmed(
+    confirmation: Confirmation, folder: SearchFolder, systems: HeldOut
+) -> tuple[Path | None, Baselines]:
+    """Write what came of the repeats, and the winner's best one in the place of the search's best model.
+
+    Return the model's path, if there is one, and the baselines beside the first candidate, on the test set.
+    """
+    model, baselines, content = None, {}, confirmation.to_dict()
+    for first in confirmation.order()[:1]:
+        baselines = baselines_at(confirmation.summary(first.number, "test")["mean"], systems)
+        content["baselines"] = {"trial": first.number, "set": systems.name, "baselines": baselines}
+    with folder.remembering():
+        folder.write_json("confirmation.json", content)
+        winner = content["winner"]
+        if winner is not None and (repeat := confirmation.best_repeat(winner)):
+            checkpoint = folder.checkpoint(winner, repeat.repeat)
+            metrics = confirmation.metrics(repeat)
+            model = folder.write_best(checkpoint, confirmation.config(winner, repeat.repeat), metrics)
+    return model, baselines
+
+
+def report_of(folder: SearchFolder) -> Path | None:
+    """Write the report, once all that it shows has been written; a failure is the folder's to remember."""
+    # Matplotlib is slow to import, and only needed here.
+    from tune.report import write_report
+
+    if not folder.failure:
+        try:
+            return write_report(folder.path)
+        except ResultsError as failure:
+            folder.failure = failure
+    return None
+
+
+def conclude(
+    study: SearchStudy,
+    folder: SearchFolder,
+    validation: HeldOut,
+    model: Path | None,
+    confirmation: Confirmation | None,
+    test: HeldOut | None,
+) -> int:
+    """Print the result, of the confirmation too if there is one, and return the exit status.
+
+    Raises ResultsError, after the tables, if something could not be written.
+    """
+    best = study.best(SHOWN)
+    beside = study.attributes.get(BASELINES, {}).get("baselines", {})
+    print_trials(study, folder, best, beside, validation)
+    if confirmation is not None and test is not None:
+        confirmed, baselines = write_confirmed(confirmation, folder, test)
+        model = confirmed or model
+        print_confirmation(confirmation, baselines, test)
+    print_model(model, report_of(folder))
     if folder.failure:
         raise folder.failure
-    ended = sum(record.state != "RUNNING" for record in records)
-    if ended < study.space.trials:
+    if is_interrupted(study):
         print("The search was interrupted; what had ended is kept.")
+        return _INTERRUPTED
+    if confirmation is not None and confirmation.due():
+        print("The confirmation was interrupted; what had ended is kept.")
         return _INTERRUPTED
     return 0 if best else _ALL_FAILED
 

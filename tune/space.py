@@ -5,15 +5,16 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import combinations
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.config import Config
 from core.errors import ConfigError, UserError, nearest
 from core.inert import inert_settings
 from core.pack import RUN_KEYS
+from tune.objectives import check_objectives
 from tune.parameters import AnyParameter, ChoiceParameter, Parameter, as_text, shorten
 from tune.pruners import Asha, Scheduler
 from tune.samplers import TPE, Sampler
@@ -52,6 +53,15 @@ class Resources(BaseModel):
     gpu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(0, description="GPUs, or a share of one")
 
 
+class Confirm(BaseModel):
+    """How the best trials are trained again, with fresh seeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    top: Count = Field(3, description="so many of the best, at most: those within max_rel_dE")
+    seeds: Annotated[int, Field(ge=2)] = Field(5, description="fresh seeds for each that does not drop out")
+
+
 class Space(BaseModel):
     """One question, and how to search for its answer."""
 
@@ -60,16 +70,33 @@ class Space(BaseModel):
     question: Annotated[str, Field(min_length=1)] = Field(description="what the search is to find out")
     parameters: Annotated[dict[str, AnyParameter], Field(min_length=1)] = Field(description="what is searched")
     fixed: dict[str, Any] = Field({}, description="config keys that all trials share")
-    objective: Literal["work_gain", "convergence_rate"] = Field(
-        "work_gain", description="the score that ranks the trials, higher is better"
+    objectives: Annotated[list[str], Field(min_length=1)] = Field(
+        ["work_gain"], description="scores in their order: the first ranks the trials; `objective: name` gives one"
     )
-    max_rel_dE: Positive = Field(5e-3, description="a trial with a larger energy error ranks below all within it")
+    max_rel_dE: Positive = Field(
+        5e-3, description="a trial with a larger energy error, over the first objective's periods, ranks below all"
+    )
     trials: Count = Field(description="trials to run")
+    confirm: Confirm | None = Field(None, description="train the best again before a best is named")
     max_concurrent: Count | None = Field(None, description="trials at a time, at most; as many as fit if left out")
     resources: Resources = Field(Resources(), description="what one trial takes")
     sampler: Sampler = Field(TPE(), description="how the next parameters are chosen")
     scheduler: Scheduler = Field(Asha(), description="how trials are stopped early")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the whole search")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_objective(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "objective" in values:
+            if "objectives" in values:
+                raise ValueError("The keys `objective` and `objectives` are both there; remove one of the two.")
+            if not isinstance(values["objective"], str):
+                raise ValueError(
+                    f"The value of `objective` is {shorten(as_text(values['objective']))}, but must be the name of a "
+                    "score; `objectives` takes a list."
+                )
+            return {**{k: v for k, v in values.items() if k != "objective"}, "objectives": [values["objective"]]}
+        return values
 
     def config(self, parameters: Mapping[str, Any], seed: int | None = None) -> Config:
         """Return the settings of a trial. Raises ConfigError if they cannot be honoured."""
@@ -216,6 +243,8 @@ def _check_corners(space: Space) -> None:
             f"The value of `fixed.num_particles` is {config.num_particles}, but must be 2: held-out scores of more "
             "bodies are not available yet in this version."
         )
+    kepler = not config.softening and not config.external_field_mass
+    check_objectives(space.objectives, config.eval_periods, kepler)
     if isinstance(space.scheduler, Asha) and space.scheduler.first_rung >= config.epochs:
         raise UserError(
             f"The value of `scheduler.min_resource` is {space.scheduler.min_resource}, but the first rung (min_resource"
@@ -250,6 +279,8 @@ def _explain(error: ValidationError) -> str:
     # A misspelt key shows twice, as unknown and as missing: the first is what was written.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
+    if not path:
+        return str(first["ctx"]["error"])
     section = path[0]
     wrong_key = first["type"] == "invalid_key" or "[key]" in path
     if "[key]" in path:
@@ -292,6 +323,7 @@ _RULES = {
 _TAG_AT = {"sampler": 1, "scheduler": 1, "parameters": 2}
 _KNOWN_KEYS = {
     "parameters": ["float", "int", "choice", "log", "when"],
+    "confirm": list(Confirm.model_fields),
     "resources": list(Resources.model_fields),
     "sampler": list(TPE.model_fields),
     "scheduler": list(Asha.model_fields),

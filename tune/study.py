@@ -2,10 +2,10 @@
 
 Ray runs trials and forgets; whatever is known about them is here, in Optuna's own terms: a trial that ran all its
 epochs is COMPLETE, one that was stopped early is PRUNED with its intermediate values, one that failed is FAIL with the
-user attribute `reason`, and one that was interrupted stays RUNNING.
+user attribute `reason`, and one that was interrupted stays RUNNING. What belongs to the search but is no trial of it
+(baselines, repeats) is an attribute of the study: a trial without parameters would spoil the sampler's search space.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.config import Config
+from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
 from tune.ranking import Ranking, Scores
 from tune.space import Space
@@ -44,6 +45,8 @@ class TrialRecord:
     epochs: int
     parameters: dict[str, Any]
     scores: dict[str, float]
+    #: With several objectives: whether no other trial within max_rel_dE is better in all of them.
+    pareto: bool | None = None
 
 
 def derived_seed(*keys: int) -> int:
@@ -57,14 +60,18 @@ class SearchStudy:
     def __init__(self, space: Space, journal: Path, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
-        self.ranking = Ranking(space.objective, space.max_rel_dE)
+        self.ranking = Ranking(tuple(space.objectives), space.max_rel_dE)
+        storage = open_journal(journal)
+        self._pruner = space.scheduler.build()
         self._study = optuna.create_study(
-            storage=open_journal(journal),
+            storage=storage,
             study_name=name,
-            direction="maximize",
-            pruner=space.scheduler.build(),
+            directions=self.ranking.directions,
+            pruner=self._pruner,
             load_if_exists=True,
         )
+        self._several = len(self.ranking.objectives) > 1
+        self._first_objective = FirstObjective(self._study, storage)
         self._running: dict[int, Trial] = {}
 
     def ask(self) -> Proposal:
@@ -80,7 +87,7 @@ class SearchStudy:
         for key, parameter in self.space.draw_order:
             suffix, domain = parameter.domain_given(drawn)
             drawn[key] = parameter.suggest(trial, key + suffix, domain)
-        seed = derived_seed(_TRIAL, self.space.seed, trial.number, 0)
+        seed = self.seed(trial.number, 0)
         parameters = {key: drawn[key] for key in self.space.parameters}
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("seed", seed)
@@ -89,25 +96,32 @@ class SearchStudy:
 
     def report(self, number: int, epoch: int, scores: Scores) -> None:
         """Take a running trial's scores at an epoch. A worker that was restarted may say the same again."""
-        trial = self._running.get(number)
-        if trial is None or epoch in self._frozen(number).intermediate_values:
+        trial, curve = self._running.get(number), curve_of(self._frozen(number))
+        if trial is None or epoch in curve:
             return
-        trial.report(self.ranking.value(scores), epoch)
+        value = self.ranking.value(scores)
+        if self._several:
+            trial.set_user_attr(CURVE, {**{str(step): kept for step, kept in curve.items()}, str(epoch): value})
+        else:
+            trial.report(value, epoch)
         trial.set_user_attr("scores", dict(scores))
 
     def should_prune(self, number: int) -> bool:
         """Whether a running trial is to be stopped, by what it and the others have reported."""
         trial = self._running.get(number)
-        return trial is not None and trial.should_prune()
+        if trial is None:
+            return False
+        if self._several:
+            return self._first_objective.should_prune(self._pruner, self._frozen(number))
+        return trial.should_prune()
 
     def finish(self, number: int, epoch: int) -> None:
         """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""
         scores = self._frozen(number).user_attrs.get("scores", {})
         if not scores:
             return self.fail(number, epoch, "it ended without scores")
-        for key in (self.space.objective, "rel_dE"):
-            if math.isnan(scores[key]):
-                return self.fail(number, epoch, f"{key} is NaN")
+        if key := self.ranking.missing(scores):
+            return self.fail(number, epoch, f"{key} is NaN")
         if (trial := self._running.pop(number, None)) is None:
             return None
         trial.set_user_attr("epochs", epoch)
@@ -115,7 +129,7 @@ class SearchStudy:
         if epoch < self.space.epochs:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, scores[self.space.objective])
+            self._study.tell(trial, [scores[key] for key in self.ranking.objectives])
         return None
 
     def fail(self, number: int, epoch: int, reason: str) -> None:
@@ -127,12 +141,27 @@ class SearchStudy:
 
     def records(self) -> list[TrialRecord]:
         """Every trial, by number."""
-        return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
+        # Optuna leaves out those that break a constraint, here the limit of the energy error.
+        front = {trial.number for trial in self._study.best_trials} if self._several else None
+        return [_record(trial, front) for trial in self._study.get_trials(deepcopy=False)]
 
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
         complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]
-        return sorted(complete, key=lambda record: self.ranking.value(record.scores), reverse=True)[:count]
+        return sorted(complete, key=lambda record: self.ranking.merit(record.scores), reverse=True)[:count]
+
+    def seed(self, number: int, repeat: int) -> int:
+        """The seed of a trial, or of one of its repeats (counted from 1)."""
+        return derived_seed(_TRIAL, self.space.seed, number, repeat)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What is kept beside the trials."""
+        return self._study.user_attrs
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep something beside the trials, under a name."""
+        self._study.set_user_attr(name, value)
 
     def config(self, record: TrialRecord) -> Config:
         """The settings of a trial."""
@@ -142,14 +171,15 @@ class SearchStudy:
         return self._study.get_trials(deepcopy=False)[number]
 
 
-def _record(trial: FrozenTrial) -> TrialRecord:
+def _record(trial: FrozenTrial, front: set[int] | None) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
     return TrialRecord(
         number=trial.number,
         state=trial.state.name,
         reason=attributes.get("reason", ""),
         seed=attributes.get("seed", 0),
-        epochs=attributes.get("epochs", trial.last_step or 0),
+        epochs=attributes.get("epochs", max(curve_of(trial), default=0)),
         parameters=attributes.get("parameters", {}),
         scores=attributes.get("scores", {}),
+        pareto=None if front is None else trial.number in front,
     )

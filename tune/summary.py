@@ -8,19 +8,16 @@ from collections import Counter
 from pathlib import Path
 
 import tune
+from core.held_out import HeldOut
+from tune.confirmation import Confirmation
 from tune.folder import SearchFolder
+from tune.objectives import score
 from tune.parameters import Parameter, as_text
-from tune.progress import WORDS, describe
+from tune.progress import WORDS
+from tune.ranking import Ranking
 from tune.space import Space
 from tune.study import SearchStudy, TrialRecord
-
-_COLUMNS = {
-    "work_gain": ".3f",
-    "rel_dE": ".1e",
-    "steps_per_orbit": ".0f",
-    "convergence_rate": ".2f",
-    "failed_orbits": ".0f",
-}
+from tune.tables import Baselines, beside_baselines, repeats_table, test_table, trials_table
 
 
 def print_question(space: Space, file: object) -> None:
@@ -34,7 +31,13 @@ def print_question(space: Space, file: object) -> None:
     scored = f"after every {every} epochs" if every > 1 else "after every epoch" if every else "at the end"
     _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
     _line("sampler", f"{space.sampler.name}, seed {space.seed}")
-    _line("best", f"the highest {space.objective} with rel_dE <= {space.max_rel_dE:g}")
+    ranking = Ranking(tuple(space.objectives), space.max_rel_dE)
+    highest = "highest" if score(ranking.first).direction == "maximize" else "lowest"
+    _line("best", f"the {highest} {ranking.first} with {ranking.error} <= {space.max_rel_dE:g}")
+    if len(space.objectives) > 1:
+        _line("beside it", f"the Pareto front of {', '.join(space.objectives)}")
+    if space.confirm:
+        _line("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
 
 
 def print_machine(
@@ -50,8 +53,10 @@ def print_machine(
     print(flush=True)
 
 
-def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialRecord], model: Path | None) -> None:
-    """Print the table of the best trials, and what to do with the best model."""
+def print_trials(
+    study: SearchStudy, folder: SearchFolder, best: list[TrialRecord], baselines: Baselines, systems: HeldOut
+) -> None:
+    """Print what became of the trials: the table of the best, and the first one beside the baselines."""
     records = study.records()
     counts = Counter(record.state for record in records)
     words = {**WORDS, "RUNNING": "interrupted"}
@@ -61,13 +66,37 @@ def print_results(study: SearchStudy, folder: SearchFolder, best: list[TrialReco
     for reason, count in reasons.most_common(3):
         print(f"  failed {count} x: {reason}")
     if best:
-        _print_table(best)
+        print(f"\n{trials_table(best, study.ranking)}\n")
         if study.ranking.excess(best[0].scores) > 0:
-            print(f"No trial kept rel_dE within {study.ranking.max_rel_dE:g}: the first is the nearest to it.")
+            limit = f"{study.ranking.error} within {study.ranking.max_rel_dE:g}"
+            print(f"No trial kept {limit}: the first is the nearest to it.\n")
+        print(f"{beside_baselines(f'trial {best[0].number}', best[0].scores, baselines, systems)}\n")
     elif records:
         print("No trial ran to its end, so there is no best model.")
     if (table := folder.path / "trials.csv").exists():
         _line("all trials", table)
+
+
+def print_candidates(confirmation: Confirmation) -> None:
+    """Say which trials are trained again."""
+    numbers = ", ".join(str(record.number) for record in confirmation.candidates)
+    print(f"\nrepeats     of trials {numbers}, up to {confirmation.seeds} fresh seeds each", flush=True)
+
+
+def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems: HeldOut) -> None:
+    """Print what came of the repeats, and whether the ranking can be believed."""
+    if confirmation.ended:
+        print("\nTrained again with fresh seeds; mean ± standard deviation on the validation set, which ranks them:")
+        print(repeats_table(confirmation))
+    if confirmation.order():
+        print(f"\n{test_table(confirmation, baselines, systems)}\n")
+    print(confirmation.verdict()[2])
+
+
+def print_model(model: Path | None, report: Path | None) -> None:
+    """Print where the report is, and what to do with the best model."""
+    if report is not None:
+        _line("report", report)
     if model is not None:
         _line("best model", model)
         command = [*_runner(), "simulate", "--model-path", str(model)]
@@ -90,15 +119,6 @@ def _shorter(path: str) -> str:
         return min(os.path.relpath(path), path, key=len)
     except ValueError:  # another drive
         return path
-
-
-def _print_table(best: list[TrialRecord]) -> None:
-    # The parameters have a line of their own, so that 80 columns are enough.
-    print(f"\ntrial  {'  '.join(_COLUMNS)}")
-    for record in best:
-        scores = [format(record.scores[key], style).rjust(len(key)) for key, style in _COLUMNS.items()]
-        print(f"{record.number:5}  {'  '.join(scores)}\n       {describe(record.parameters)}")
-    print()
 
 
 def _domains(parameter: Parameter) -> str:

@@ -15,7 +15,7 @@ from core.trainer import Trainer, TrainingFailed
 from tune.folder import MODEL_FILE, STATE_FILE
 
 #: Keys of a result. Without scores it only shows that the trial is alive.
-EPOCH, SCORES, FAILED = "epoch", "scores", "failed"
+EPOCH, SCORES, TEST, FAILED = "epoch", "scores", "test", "failed"
 
 #: Seconds after which a step reports that it is alive. Scores do not depend on it.
 _SLICE = 1.0
@@ -29,10 +29,15 @@ class TimeStepTraining(tune.Trainable):
         """What a trial takes; asked for here, since `tune.with_resources` would hide the class's name."""
         return tune.PlacementGroupFactory([config["resources"]])
 
-    def setup(self, config: dict[str, Any], curves: References | None = None) -> None:
-        """Prepare a worker. Ray may set up a spare one and never use it: the training starts with the first step."""
+    def setup(
+        self, config: dict[str, Any], curves: References | None = None, test: References | None = None
+    ) -> None:
+        """Prepare a worker. Ray may set up a spare one and never use it: the training starts with the first step.
+
+        ``test``, where it is given, is what a trained model is scored on too.
+        """
         assert curves is not None  # tune.with_parameters brings them
-        self._curves = curves
+        self._curves, self._test = curves, test
         # Threads beyond the share would fight those of the trials beside: measured 15 times slower.
         torch.set_num_threads(max(1, int(config["resources"]["CPU"])))
         self.reset_config(config)
@@ -65,12 +70,11 @@ class TimeStepTraining(tune.Trainable):
         if training.get("rel_dE_train") is not None:
             scores["rel_dE_train"] = training["rel_dE_train"]
         self._scores = scores
-        return {
-            EPOCH: lane.epoch,
-            SCORES: scores,
-            DONE: lane.epoch >= self._settings.epochs,
-            SHOULD_CHECKPOINT: True,
-        }
+        done = lane.epoch >= self._settings.epochs
+        result = {EPOCH: lane.epoch, SCORES: scores, DONE: done, SHOULD_CHECKPOINT: True}
+        if done and self._test is not None:
+            result[TEST] = evaluate(self._trainer.criterion(0), self._settings, self._test)
+        return result
 
     def _evaluation_is_due(self, epoch: int) -> bool:
         every = self._settings.evaluate_every

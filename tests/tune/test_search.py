@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib import get_configdir
 
 from core.checkpoint import load_model
 from core.config import Config
 from core.errors import UserError
 from core.scores import evaluate, references
 from core.trainer import Trainer
+from core.work_precision import BASELINES
 from tests.tune.conftest import load_values
 from tests.tune.searches import (
     finish,
@@ -54,13 +56,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(yaml.safe_dump(load_values(), sort_keys=False))
     temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # a short name: Ray's sockets lie below it
-    cache = folder / "cache"
+    # Curves that are measured once stay where they are.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     run = run_search(
         *("--space", "tiny.yaml", "--max-concurrent", 2),
         folder=folder,
         HOME=str(folder),
         TMPDIR=str(temporary),
         XDG_CACHE_HOME=str(cache),
+        MPLCONFIGDIR=get_configdir(),  # matplotlib says so when it has to look for the fonts
     )
     assert run.returncode == 0, run.stdout + run.stderr
     yield Finished(folder, only_results(folder), temporary, run.stdout.splitlines(), run.stderr)
@@ -129,11 +133,30 @@ def test_best_is_the_first_of_the_table_and_can_be_loaded(finished: Finished) ->
     assert config.hidden_dims == (16,)
 
 
+def test_baselines_stand_beside_the_best_trial_at_its_error(finished: Finished) -> None:
+    metrics = json.loads((finished.results / "best" / "metrics.json").read_text())
+    written = json.loads((finished.results / "baselines.json").read_text())
+    assert written == load_study(finished.results).user_attrs["baselines"]
+    assert (written["trial"], written["set"]) == (metrics["trial"], "validation")
+    header = next(i for i, line in enumerate(finished.lines) if line.startswith("validation set, 1 period, baselines"))
+    printed = {row[:21].strip(): row[21:].split() for row in finished.lines[header + 2 : header + 9]}
+    assert printed.pop(f"trial {metrics['trial']}")[2] == f"{metrics['work_gain']:.3f}"
+    assert list(printed) == list(written["baselines"]) == list(BASELINES)
+    for name, scores in written["baselines"].items():
+        assert printed[name][2] == f"{scores['work_gain']:.3f}"
+        assert scores["rel_dE"] == pytest.approx(metrics["rel_dE"], rel=0.05)
+    gains = {name: scores["work_gain"] for name, scores in written["baselines"].items()}
+    assert gains["dynamical"] == pytest.approx(1, abs=0.05)
+    assert max(gains, key=gains.__getitem__) == "oracle"
+
+
 def test_only_the_best_models_and_our_own_files_are_left(finished: Finished) -> None:
     complete = {row["number"] for row in trials_table(finished.folder) if row["state"] == "COMPLETE"}
     files = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
-    assert files == {
-        *("space.yaml", "study.journal", "trials.csv"),
+    figures = {name for name in files if name.startswith("report/") and name.endswith(".png")}
+    assert len(figures) >= 5
+    assert files - figures == {
+        *("space.yaml", "study.journal", "trials.csv", "baselines.json", "report/index.html"),
         *("best/model.pt", "best/config.toml", "best/metrics.json"),
         *(f"checkpoints/{int(number):05d}/model.pt" for number in complete),
     }
@@ -170,7 +193,7 @@ def test_a_killed_worker_changes_no_result(write_space: Callable[..., Path], tmp
             record = trainer.train_epoch()
             if epoch % 10 == 0:
                 scores = evaluate(trainer.criterion(0), config, curves)
-                assert trial.intermediate_values[epoch] == Ranking("work_gain", 5e-3).value(scores)
+                assert trial.intermediate_values[epoch] == Ranking(("work_gain",), 5e-3).value(scores)
         assert {key: float(row[key]) for key in scores} == scores
         assert float(row["convergence_rate"]) == record.convergence_rate
 

@@ -8,8 +8,10 @@ from typing import Any
 import optuna
 import pytest
 
+from core.config import Config
 from core.errors import UserError
-from tune.space import Space, find_space, load_space
+from core.pack import RUN_KEYS
+from tune.space import NOT_SEARCHABLE, Space, find_space, load_space
 from tune.yaml_file import read_mapping
 
 
@@ -61,6 +63,76 @@ def test_a_choice_may_be_a_list(write_space: Callable[..., Path]) -> None:
     trial = optuna.create_study().ask()
     assert space.config(draw(space, trial)).hidden_dims in ((8,), (8, 8))
     assert trial.params["hidden_dims"] in ("[8]", "[8, 8]")
+
+
+def test_one_objective_is_a_list_of_one_and_longer_horizons_have_names(write_space: Callable[..., Path]) -> None:
+    assert load_space(write_space()).objectives == ["work_gain"]
+    assert load_space(write_space(at("objective", "rel_dE"))).objectives == ["rel_dE"]
+
+    def change(values: dict[str, Any]) -> None:
+        values["fixed"]["eval_periods"] = [100, 1]
+        values["objectives"] = ["work_gain_100", "rel_dE_100", "violations", "convergence_rate"]
+
+    assert load_space(write_space(change)).objectives[0] == "work_gain_100"
+
+
+#: A domain for each key of a training that the tiny space does not search already.
+DOMAINS: dict[str, dict[str, list[Any]]] = {
+    **{key: {"choice": [False, True]} for key in ("bounds_relative", "compile", "detect_anomaly", "normalize_inputs")},
+    **{key: {"choice": [False, True]} for key in ("stop_at_period", "tf32")},
+    **{key: {"int": [1, 20]} for key in ("fourier_dim", "max_retrain_steps", "min_replay_size", "n_steps")},
+    **{key: {"int": [1, 20]} for key in ("num_orbits", "replay_batch_size", "replay_capacity", "replay_steps")},
+    **{key: {"float": [0.0, 0.9]} for key in ("dropout", "momentum", "timid_fraction", "weight_decay")},
+    **{key: {"float": [0.0, 2.0]} for key in ("angular_momentum_weight", "fourier_scale", "rel_loss_bound")},
+    **{key: {"float": [1e-9, 1e-5]} for key in ("E_lower", "dt_bound", "L_lower")},
+    **{key: {"float": [0.1, 0.9]} for key in ("E_upper", "L_upper", "eps")},
+    "steps_per_epoch": {"int": [1, 20]},
+    "activation": {"choice": ["tanh", "relu", "silu"]},
+    "dt_scale": {"choice": ["unit", "pair"]},
+    "dtype": {"choice": ["float32", "float64"]},
+    "hidden_dims": {"choice": [[8], [8, 8]]},
+    "history_warmup": {"choice": ["zeros", "analytic"]},
+    "optimizer": {"choice": ["adam", "adamw", "sgd", "lbfgs"]},
+    "step_rule": {"choice": ["direct", "reversible"]},
+}
+
+
+#: What a key needs in `fixed` to act at all.
+NEEDED: dict[str, dict[str, Any]] = {
+    **{key: {"angular_momentum_weight": 1.0} for key in ("L_lower", "L_upper")},
+    "fourier_dim": {"fourier_scale": 1.0},
+    "momentum": {"optimizer": "sgd"},
+    "tf32": {"dtype": "float32"},
+}
+
+
+@pytest.mark.parametrize("key", sorted(set(Config.model_fields) - RUN_KEYS - set(NOT_SEARCHABLE)))
+def test_every_key_of_a_training_can_be_searched(key: str, write_space: Callable[..., Path]) -> None:
+    def change(space: dict[str, Any]) -> None:
+        space["fixed"].pop(key, None)
+        space["fixed"] |= NEEDED.get(key, {})
+        if key == "bounds_relative":
+            space["parameters"]["energy_threshold"] = {"float": [0.6, 0.7]}  # within E_upper's either meaning
+        if key not in space["parameters"]:
+            space["parameters"][key] = DOMAINS[key]
+
+    space = load_space(write_space(change))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    drawn = {str(getattr(space.config(draw(space, study.ask())), key)) for _ in range(30)}
+    assert len(drawn) >= 2
+
+
+def test_a_range_may_depend_on_the_step_rule(write_space: Callable[..., Path]) -> None:
+    def change(values: dict[str, Any]) -> None:
+        del values["fixed"]["n_steps"]
+        values["parameters"]["step_rule"] = DOMAINS["step_rule"]
+        values["parameters"]["n_steps"] = {"int": [1, 1], "when": {"step_rule": {"reversible": [2, 4]}}}
+
+    space = load_space(write_space(change))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    configs = [space.config(draw(space, study.ask())) for _ in range(30)]
+    assert {config.step_rule for config in configs} == {"direct", "reversible"}
+    assert all((config.n_steps > 1) == (config.step_rule == "reversible") for config in configs)
 
 
 def test_momentum_may_be_searched_where_some_trials_use_it(write_space: Callable[..., Path]) -> None:
@@ -122,7 +194,6 @@ BAD = {
     "missing key": (at("question", None), "`question` is missing"),
     "unknown parameter": (at("parameters/lrr", {"float": [1, 2]}), "`parameters.lrr` is unknown; did you mean `lr`?"),
     "unknown fixed key": (at("fixed/epoch", 3), "`fixed.epoch` is unknown; did you mean `epochs`?"),
-    "key of a later version": (at("fixed/step_rule", "direct"), "`fixed.step_rule` is not available yet"),
     "key of a run": (at("fixed/save_name", "mine"), "`fixed.save_name` does not act on the trials"),
     "unknown key of a parameter": (
         at("parameters/lr/lgo", True),
@@ -154,7 +225,24 @@ BAD = {
     "unknown scheduler option": (at("scheduler/grace", 1), "`scheduler.grace` is unknown; must be one of"),
     "asha without scores on the way": (at("fixed/evaluate_every", 0), "`fixed.evaluate_every` is 0, but must be"),
     "group without multivariate": (at("sampler/multivariate", False), "`group` is true, but multivariate is false"),
-    "unknown objective": (at("objective", "speed"), "`objective` is speed, but must be 'work_gain' or"),
+    "unknown objective": (at("objective", "speed"), "objective `speed` is unknown; must be one of work_gain, .*rel_dE"),
+    "misspelt objective": (at("objectives", ["rel_dE", "work_gian"]), "unknown; did you mean `work_gain`"),
+    "objective of no horizon": (at("objective", "work_gain_100"), r"gives work_gain \(1 periods\);.* add 100"),
+    "objective of the first horizon": (at("objective", "work_gain_1"), r"gives work_gain \(1 periods\)"),
+    "objective without periods": (at("objective", "convergence_rate_1"), "convergence_rate has no periods"),
+    "objective twice": (at("objectives", ["work_gain", "work_gain"]), "`work_gain` is there twice"),
+    "no exact orbit": (
+        lambda values: values.update(objectives=["phase_error"]) or values["fixed"].update(softening=0.1),
+        "`phase_error` is not scored here: it needs two point masses",
+    ),
+    "no objective": (at("objectives", []), r"`objectives` is \[\], but must have at least one entry"),
+    "objective is a list": (at("objective", ["rel_dE"]), r"`objective` is \[.*; `objectives` takes a list"),
+    "two kinds of objectives": (
+        lambda values: values.update(objective="work_gain", objectives=["rel_dE"]),
+        "`objective` and `objectives` are both there; remove one",
+    ),
+    "one seed": (at("confirm", {"top": 3, "seeds": 1}), "`confirm.seeds` is 1, but must be greater than or equal to 2"),
+    "unknown key of confirm": (at("confirm", {"tops": 3}), "`confirm.tops` is unknown; did you mean `top`?"),
     "gpu on the cpu": (at("fixed/device", "cpu"), "`fixed.device` is cpu, but `resources.gpu` is 0.25"),
     "three bodies": (at("fixed/num_particles", 3), "`fixed.num_particles` is 3, but must be 2"),
     "less than Ray counts": (at("resources/cpu", 1e-9), "`resources.cpu` is 1e-09, but must be greater than or equal"),

@@ -78,7 +78,7 @@ def test_a_restarted_worker_may_report_an_epoch_again(tiny_space: Space, journal
 
 
 def test_a_trial_above_the_error_ranks_below_all_within_it() -> None:
-    ranking = Ranking("work_gain", max_rel_dE=5e-3)
+    ranking = Ranking(("work_gain",), max_rel_dE=5e-3)
     candidates = [scores(1.2), scores(0.01, 5e-3), scores(9.0, 5.1e-3), scores(1.5, 1.0), scores(99.0, math.inf)]
     values = [ranking.value(candidate) for candidate in candidates]
     assert values == sorted(values, reverse=True)

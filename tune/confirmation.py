@@ -1,0 +1,226 @@
+"""Repeats: the best trials are trained again with fresh seeds before a best is named.
+
+The best of many trials owes its rank partly to luck (the winner's curse), so its own score does not count here. Repeats
+are rungs: every candidate gets a first one, and has to survive it to get a second. A candidate drops out when a repeat
+failed, when the mean of its rel_dE is above max_rel_dE, or when it is clearly behind the leader
+(:meth:`tune.spread.Sample.is_clearly_behind`). A rung is decided when all its repeats have ended, so that the outcome
+does not depend on which was first.
+
+Candidates are ranked on the validation set. Every repeat is scored on the test set too, which decides nothing: choosing
+by it would make it a validation set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from core.config import Config
+from tune.objectives import score
+from tune.spread import Sample, deviation, mean
+from tune.study import SearchStudy, TrialRecord
+
+#: The study's attribute that holds the repeats.
+ATTRIBUTE = "confirmation"
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A trial's configuration, trained once more, and what came of it. Repeats count from 1."""
+
+    trial: int
+    repeat: int
+    seed: int
+    epochs: int
+    reason: str
+    validation: dict[str, float]
+    test: dict[str, float]
+
+
+class Confirmation:
+    """Says which repeats are due, takes what came of them, and names a winner. All of it is kept in the study."""
+
+    def __init__(self, study: SearchStudy) -> None:
+        assert study.space.confirm is not None
+        self.study = study
+        self.ranking = study.ranking
+        self.seeds = study.space.confirm.seeds
+        records = study.records()
+        kept = study.attributes.get(ATTRIBUTE)
+        if kept is None:
+            within = [r for r in study.best(study.space.confirm.top) if self.ranking.excess(r.scores) <= 0]
+            kept = {"candidates": [record.number for record in within], "repeats": []}
+        self.candidates = [records[number] for number in kept["candidates"]]
+        self._repeats = {(entry["trial"], entry["repeat"]): Repeat(**entry) for entry in kept["repeats"]}
+
+    @property
+    def most(self) -> int:
+        """The repeats there are if no candidate drops out from here on, and those that have ended."""
+        due, alive = self._state()
+        return len(self._repeats) + (sum(self.seeds - len(self.of(number)) for number in alive) if due else 0)
+
+    @property
+    def ended(self) -> int:
+        """The repeats that have ended."""
+        return len(self._repeats)
+
+    def due(self) -> list[tuple[int, int]]:
+        """The repeats that can run now, as (trial, repeat); none when the winner is known."""
+        return self._state()[0]
+
+    def config(self, trial: int, repeat: int) -> Config:
+        """The settings of a repeat: those of its trial, with a seed that no trial has."""
+        parameters = next(record.parameters for record in self.candidates if record.number == trial)
+        return self.study.space.config(parameters, self.study.seed(trial, repeat))
+
+    def end(
+        self,
+        trial: int,
+        repeat: int,
+        epochs: int,
+        validation: Mapping[str, float],
+        test: Mapping[str, float],
+        reason: str = "",
+    ) -> Repeat:
+        """Take a repeat's scores, or the reason why it has none, and keep them."""
+        if not reason and (missing := self.ranking.missing(validation)):
+            reason = f"{missing} is NaN"
+        seed = self.study.seed(trial, repeat)
+        ended = Repeat(trial, repeat, seed, epochs, reason, dict(validation), dict(test))
+        self._repeats.setdefault((trial, repeat), ended)
+        repeats = [asdict(entry) for entry in self._repeats.values()]
+        self.study.keep(ATTRIBUTE, {"candidates": [c.number for c in self.candidates], "repeats": repeats})
+        return ended
+
+    def of(self, trial: int) -> list[Repeat]:
+        """A candidate's repeats that have ended, in their order."""
+        return [self._repeats[key] for key in sorted(self._repeats) if key[0] == trial]
+
+    def scored(self, trial: int) -> list[Repeat]:
+        """Those with scores."""
+        return [repeat for repeat in self.of(trial) if not repeat.reason]
+
+    def best_repeat(self, trial: int) -> Repeat | None:
+        """A candidate's best repeat, on the validation set."""
+        return max(self.scored(trial), key=lambda r: self.ranking.merit(r.validation), default=None)
+
+    def order(self) -> list[TrialRecord]:
+        """The candidates that have scores, best first; those that have dropped out come last, by how far they got."""
+        alive = self.survivors()
+
+        def place(record: TrialRecord) -> tuple[bool, bool, int, float]:
+            number = record.number
+            within = self._within(number, self.seeds)
+            return number in alive, within, len(self.scored(number)), self._sample(number, self.seeds).mean
+
+        return sorted((c for c in self.candidates if self.scored(c.number)), key=place, reverse=True)
+
+    def survivors(self) -> list[int]:
+        """The candidates that have not dropped out."""
+        return self._state()[1]
+
+    def verdict(self) -> tuple[int | None, bool, str]:
+        """Return the winner, whether it is better than the second beyond chance, and a sentence that says so."""
+        if not self.candidates:
+            return None, False, f"No trial kept {self._limit}, so there was nothing to confirm."
+        if self.due():
+            return None, False, f"The confirmation was interrupted after {self.ended} of at most {self.most} repeats."
+        alive, order = self.survivors(), [record.number for record in self.order()]
+        if not order:
+            return None, False, "Every repeat failed, so nothing is confirmed: the best model is the search's own."
+        first = order[0]
+        if not alive:
+            return first, False, (
+                f"No candidate held out with fresh seeds: each failed or had a mean {self.ranking.error} above "
+                f"{self.ranking.max_rel_dE:g}; trial {first} came furthest."
+            )
+        count = f"{len(self.of(first))} fresh seeds"
+        if len(self.candidates) == 1:
+            return first, True, f"Trial {first}, the only candidate, holds out with {count}."
+        if len(alive) == 1:
+            return first, True, f"Trial {first} is the best over {count}: the others dropped out."
+        second = order[1]
+        if self._sample(first, self.seeds).is_better_than(self._sample(second, self.seeds)):
+            beaten = f"better than trial {second} beyond chance (95 %)"
+            return first, True, f"Trial {first} is the best over {count}, {beaten}."
+        return first, False, (
+            f"Trial {first} leads over {count}, but is not separable from trial {second}: the 95 % interval of the "
+            f"difference of their {self.ranking.first} holds zero."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as confirmation.json holds it."""
+        alive = self.survivors()
+        winner, separable, sentence = self.verdict()
+        candidates = [
+            {
+                "trial": record.number,
+                "parameters": record.parameters,
+                "survived": record.number in alive,
+                "seeds": [self._entry(repeat) for repeat in self.of(record.number)],
+                "validation": self.summary(record.number, "validation"),
+                "test": self.summary(record.number, "test"),
+            }
+            for record in self.candidates
+        ]
+        return {"candidates": candidates, "winner": winner, "separable": separable, "sentence": sentence}
+
+    def summary(self, trial: int, name: str) -> dict[str, dict[str, Any]]:
+        """Mean and standard deviation over a candidate's repeats on one of the two sets, and its failed orbits."""
+        scores: list[dict[str, float]] = [getattr(repeat, name) for repeat in self.scored(trial)]
+        keys = [key for key in (scores[0] if scores else {}) if all(key in each for each in scores)]
+        values = {key: [each[key] for each in scores] for key in keys}
+        return {
+            "mean": {key: mean(key, values[key]) for key in keys},
+            "std": {key: deviation(values[key]) for key in keys},
+            "sum": {key: sum(values[key]) for key in keys if key.startswith("failed_orbits")},
+        }
+
+    def metrics(self, repeat: Repeat) -> dict[str, Any]:
+        """What best/metrics.json says of a repeat: its own scores, and mean and spread of all of its candidate's."""
+        flat: dict[str, Any] = {"trial": repeat.trial, "repeat": repeat.repeat, "epochs": repeat.epochs}
+        flat |= repeat.validation | {f"test_{key}": value for key, value in repeat.test.items()}
+        flat["seeds"] = len(self.scored(repeat.trial))
+        for prefix, name in (("", "validation"), ("test_", "test")):
+            for of, values in self.summary(repeat.trial, name).items():
+                flat |= {f"{prefix}{key}_{of}": value for key, value in values.items()}
+        return flat
+
+    def _entry(self, repeat: Repeat) -> dict[str, Any]:
+        entry = {"seed": repeat.seed, "validation": repeat.validation, "test": repeat.test}
+        return entry | ({"reason": repeat.reason} if repeat.reason else {})
+
+    def _state(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """Follow the rungs from the first, by what has ended: the repeats that are due, and who has not dropped out."""
+        alive, rung = [record.number for record in self.candidates], 0
+        while alive and rung < self.seeds:
+            # Who is alone has nobody to wait for.
+            last = self.seeds if len(alive) == 1 else rung + 1
+            due = [(n, r) for r in range(rung + 1, last + 1) for n in alive if (n, r) not in self._repeats]
+            if due:
+                return due, alive
+            rung = last
+            alive = self._surviving(alive, rung)
+        return [], alive
+
+    def _surviving(self, numbers: Sequence[int], rung: int) -> list[int]:
+        samples = {number: self._sample(number, rung) for number in numbers if self._within(number, rung)}
+        if not samples:
+            return []
+        leader = max(samples.values(), key=lambda sample: sample.mean)
+        return [number for number, sample in samples.items() if not sample.is_clearly_behind(leader)]
+
+    def _within(self, trial: int, rung: int) -> bool:
+        """Whether all repeats up to a rung have scores, and the mean of their error is within the limit."""
+        repeats = [repeat for repeat in self.of(trial) if repeat.repeat <= rung]
+        if any(repeat.reason for repeat in repeats):
+            return False
+        error = mean(self.ranking.error, [repeat.validation[self.ranking.error] for repeat in repeats])
+        return error <= self.ranking.max_rel_dE
+
+    def _sample(self, trial: int, rung: int) -> Sample:
+        name = self.ranking.first
+        return Sample.of(score(name), [r.validation[name] for r in self.scored(trial) if r.repeat <= rung])
+
+    @property
+    def _limit(self) -> str:
+        return f"{self.ranking.error} within {self.ranking.max_rel_dE:g}"

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.config import StepRule
-from core.errors import UserError
 from core.forces import Forces
 from core.held_out import HeldOut
 from core.oracle import Oracle
 from core.orbits import forces_of
 from core.simulation import STEPS_PER_PERIOD, simulate
 from core.timestep import PRS23, Criterion, Dynamical, Fixed
+from core.whole_file import whole_file
 
 #: The error of a failed orbit, and of a curve where it blows up: a score is always a number.
 LARGEST_ERROR = 1e3
@@ -212,18 +212,6 @@ def _read(path: Path) -> Curve:
 
 
 def _keep(path: Path, curve: Curve) -> None:
-    """Write a curve, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            arrays = {"evaluations": curve.evaluations, "error": curve.error}
-            np.savez_compressed(file, allow_pickle=False, **{k: v.astype(np.float32) for k, v in arrays.items()})
-        temporary.replace(path)
-    except OSError as problem:
-        raise UserError(
-            f"{path.parent}: work-precision curves cannot be kept there ({problem.strerror}); set XDG_CACHE_HOME to a "
-            "folder that can be written."
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    arrays = {"evaluations": curve.evaluations, "error": curve.error}
+    with whole_file(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **{k: v.astype(np.float32) for k, v in arrays.items()})

@@ -48,7 +48,7 @@ def rows(
 ) -> list[Row]:
     """Put a model's scores over ``horizon`` periods beside those of every baseline at the model's median error.
 
-    The oracle is there for the shortest horizon only.
+    For longer horizons those that are measured over the shortest only are there if their curve is at hand.
     """
     plain = at_horizon(model, systems, horizon)
     measured = [baseline for baseline in BASELINES if horizon in horizons_of(systems, baseline)]

@@ -64,8 +64,9 @@ def _oracle(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
 
 
 _FINE, _SHORT = np.geomspace(0.3, 3e-4, 19), np.geomspace(0.3, 3e-3, 13)  # the short one ends at errors of 1e-5
-#: Baselines that are measured over a set's shortest horizon only: the oracle tries some forty steps for each one.
-SHORT_ONLY = frozenset({"oracle"})
+#: Baselines that are measured over every horizon of a set; the others over the shortest, and shown for longer ones
+#: where their curve is at hand. (The oracle tries some forty steps for each one, a fixed step needs very many.)
+_OVER_ALL = frozenset({"dynamical", "prs23", "dynamical, reversible"})
 #: From coarse to fine. A fixed step's constant is its share of the system's period, the oracle's its tolerance.
 BASELINES = {
     "fixed": Baseline(np.geomspace(1 / 30, 1 / 10_000, 13), _fixed),
@@ -151,8 +152,9 @@ def curves_of(
 
 
 def horizons_of(systems: HeldOut, name: str) -> tuple[int, ...]:
-    """Return the horizons of a set that a baseline is measured over."""
-    return systems.periods[:1] if name in SHORT_ONLY else systems.periods
+    """Return the horizons of a set over which a baseline is measured, or has been."""
+    shortest = min(systems.periods)
+    return tuple(h for h in systems.periods if h == shortest or name in _OVER_ALL or has_curve(systems, name, h))
 
 
 def has_curve(systems: HeldOut, name: str, horizon: int) -> bool:

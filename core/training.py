@@ -202,7 +202,7 @@ class _Files:
 
 
 class _Quality(NamedTuple):
-    """What decides whether a model is the best: its work_gain if it was scored, its last verdict, on so many samples."""
+    """What decides whether a model is the best: its work_gain if it was scored, and its last verdict."""
 
     work_gain: float | None
     verdict: float

@@ -13,6 +13,7 @@ from core.checkpoint import load_model, load_state
 from core.config import Config
 from core.errors import ConfigError
 from core.initial_conditions import as_orbits
+from core.interrupts import stop_later
 from core.lane import EpochRecord
 from core.orbits import Orbits
 from core.trainer import Trainer
@@ -163,8 +164,12 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
     _announce(plan)
     progress = TrainingProgress(config, plan.done)
     watch = _Watch(plan, progress, _scorer(plan, progress))
+
+    def stopping_soon() -> None:
+        progress.say("interrupted: stopping after this epoch, with a checkpoint; a second Ctrl-C stops at once")
+
     try:
-        with progress:
+        with progress, stop_later(stopping_soon) as stopping:
             summary = train(
                 config,
                 plan.folder,
@@ -174,6 +179,7 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
                 on_replay=progress.replay,
                 on_step=watch.track.step if watch.track is not None else None,
                 before_saving=lambda: write_resolved(plan.folder / "config.toml", plan.situation, _unset(plan)),
+                stopping=stopping,
             )
         print(_conclusion(summary), file=sys.stderr)
         try:

@@ -7,6 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once("tune.search")
+
 from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
@@ -18,12 +23,12 @@ from tune.space import Resources, Space, find_space, load_space
 from tune.study import SearchStudy
 from tune.summary import print_machine, print_question, print_results
 
-_ALL_FAILED, _INTERRUPTED = 1, 130
+_ALL_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
-    with exit_on_user_error("tune.search"):
+    with exit_on_user_error("tune.search"), exit_on_interrupt("tune.search"):
         options = _parser().parse_args(arguments)
         file = find_space(options.space)
         space = load_space(file).changed(
@@ -31,11 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         print_question(space, file)
-        try:
-            return search(space, folder, dashboard=options.dashboard)
-        except KeyboardInterrupt:
-            print("\ntune.search: interrupted.", file=sys.stderr)
-            return _INTERRUPTED
+        return search(space, folder, dashboard=options.dashboard)
 
 
 def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
@@ -109,7 +110,7 @@ def conclude(study: SearchStudy, folder: SearchFolder) -> int:
     ended = sum(record.state != "RUNNING" for record in records)
     if ended < study.space.trials:
         print("The search was interrupted; what had ended is kept.")
-        return _INTERRUPTED
+        return STATUS
     return 0 if best else _ALL_FAILED
 
 

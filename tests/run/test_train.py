@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -136,23 +135,6 @@ def test_a_failed_training_says_why_and_is_not_simulated(tmp_path):
     assert list(seen.report) == ["train"]
     assert "not finite" in seen.report["train"]["failure"]
     assert "failed:" in seen.err
-
-
-def test_ctrl_c_leaves_what_was_saved(tmp_path):
-    flags = [*TINY, "--seed", "3", "-n", "100000"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command("train", *flags), cwd=tmp_path, **pipes) as training:
-        while not (tmp_path / "data/run_nbody/state.pt").exists() and training.poll() is None:
-            time.sleep(0.01)
-        training.send_signal(signal.SIGINT)
-        out, err = training.communicate(timeout=20)
-    assert training.returncode == 130
-    report = json.loads(out)
-    assert report["stopped_by"] == "interrupted"
-    assert report["scores"] is None
-    assert "interrupted" in err.decode()
-    assert "Traceback" not in err.decode()
-    assert load_state(tmp_path / "data/run_nbody/state.pt").lanes[0].epoch % 10 == 0
 
 
 def test_lines_where_there_is_no_terminal(tmp_path):

@@ -80,6 +80,7 @@ def test_more_epochs_by_resuming(unbroken, tmp_path):
         ("-n 1", "has run 2 epochs already"),
         ("--resume data/run_nbody/model/model_epoch_0001.pt", "not a state.pt"),
         ("--resume nowhere.pt", "there is no such file"),
+        ("--resume data", "data: it is a folder; give the path of a state.pt, such as data/run_nbody/state.pt."),
     ],
 )
 def test_what_contradicts_a_training_is_refused(flags, part, tmp_path):

@@ -173,7 +173,8 @@ class _Files:
             self._claim()
         epoch, state = trainer.lanes[0].epoch, self._folder / "state.pt"
         path = self._folder / "model" / f"model_epoch_{epoch - 1:04d}.pt"
-        save_model(path, trainer, metrics=dict(scores))
+        # Plain numbers: a file that holds one of NumPy's cannot be read with weights_only.
+        save_model(path, trainer, metrics={name: float(value) for name, value in scores.items()})
         save_state(state, trainer)
         self.state = state
         self._newest = [kept for kept in self._newest if kept != path]

@@ -61,15 +61,20 @@ def save_model(path: Path | str, trainer: Trainer, lane: int = 0, metrics: dict[
             "frequencies": trainer.network.own_frequencies(lane).clone(),
         },
         "config": config.to_dict(),
-        "config_summary": (
-            f"{'-'.join(str(width) for width in config.hidden_dims)} {config.activation}, {config.feature_type} with "
-            f"history {config.history_len}, dt_scale {config.dt_scale}, energy_threshold {config.energy_threshold:g}"
-        ),
+        "config_summary": summary_of(config),
         "history_len": config.history_len,
         "feature_type": config.feature_type,
         "dtype": config.dtype,
     }
     _write(path, content)
+
+
+def summary_of(config: Config) -> str:
+    """Describe a model in a line."""
+    return (
+        f"{'-'.join(str(width) for width in config.hidden_dims)} {config.activation}, {config.feature_type} with "
+        f"history {config.history_len}, dt_scale {config.dt_scale}, energy_threshold {config.energy_threshold:g}"
+    )
 
 
 def load_model(path: Path | str, device: str = "cpu") -> Model:
@@ -85,6 +90,19 @@ def load_model(path: Path | str, device: str = "cpu") -> Model:
         _fill(path, "model", network.named(network.flat[0], 0), content["model_state_dict"])
         network.own_frequencies(0).copy_(content["extra"]["frequencies"])
         return Model(Learned(config, _scales(path, content["extra"]["scales"]), network), config, content)
+
+
+def train_ic(path: Path | str, model: Model) -> State:
+    """Return the systems (M, N, D) that a model from ``path`` was trained on. Raises CheckpointError if damaged."""
+    config = model.config
+    with _fitting_together(path, "model"):
+        held = State(**model.content["extra"]["train_ic"])
+        bodies = (config.num_orbits, config.num_particles)
+        for name, tensor in held._asdict().items():
+            shape = bodies if name == "mass" else (*bodies, config.dim)
+            if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
+                raise _foreign(path, "model", f"`{name}` of its train_ic is not {list(shape)} finite numbers")
+        return held
 
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
@@ -192,6 +210,10 @@ def _write(path: Path | str, content: dict[str, Any]) -> None:
 
 def _read(path: Path | str, keys: list[str], kind: str) -> dict[str, Any]:
     path = Path(path)
+    if path.is_dir():
+        held = sorted([*path.glob(f"{kind}*.pt"), *path.glob(f"*/{kind}*.pt")])
+        example = f", such as {held[-1]}" if held else ""
+        raise CheckpointError(f"{path}: it is a folder; give the path of a {kind}.pt{example}.")
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file; give the path of a {kind}.pt.")
     try:

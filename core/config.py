@@ -4,6 +4,7 @@ The file is the reference for the keys; `shared` defaults, TOML files, search sp
 runner's flags all end here. A key or value that cannot be honoured is refused, never ignored.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -94,7 +95,9 @@ class Config(BaseModel):
     pos_scale: Positive = Field(0.1, description="position scale of random initial conditions")
     vel_scale: Positive = Field(1.0, description="velocity scale of random initial conditions")
     softening: NonNegative = Field(0.0, description="Plummer softening length")
-    external_field_mass: Positive | None = Field(None, description="mass of the external point mass")
+    external_field_mass: Positive | None = Field(
+        None, description="mass of an external point mass; its tide acts, in the frame that falls with the origin"
+    )
     external_field_position: tuple[Finite, ...] | None = Field(None, description="its position, dim numbers")
     # orbits
     num_orbits: Count = Field(8, description="systems trained together")
@@ -175,6 +178,8 @@ class Config(BaseModel):
                 f"The value of `mass` has {len(masses)} numbers, but must be one number or num_particles "
                 f"({self.num_particles})."
             )
+        if not math.isfinite(sum(masses)):
+            raise ValueError(f"The value of `mass` is {self.mass}, but the masses must have a finite sum.")
         if sum(masses) <= 0:
             raise ValueError(f"The value of `mass` is {self.mass}, but the masses must have a positive sum.")
         if sum(mass > 0 for mass in masses) < 2 and self.external_field_mass is None:
@@ -252,6 +257,11 @@ def one_line(error: ValidationError) -> str:
         return str(first["ctx"]["error"])
     location = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "tuple", "constrained"))]
     rule = first["msg"].replace("Input should be", "must be", 1).replace("Tuple should have", "must have", 1)
+    rule = rule.partition(" after validation")[0]
     if first["type"] in ("missing", "extra_forbidden"):
         return f"The key `{'.'.join(location)}` is {'missing' if first['type'] == 'missing' else 'unknown'}."
-    return f"The value of `{'.'.join(location)}` is {first['input']!r}, but {rule}."
+    given = list(first["input"]) if isinstance(first["input"], tuple) else first["input"]
+    what = f"The value of `{'.'.join(location)}` is"
+    if len(location) > 1 and location[-1].isdigit():
+        what = f"Number {int(location[-1]) + 1} of the values of `{'.'.join(location[:-1])}` is"
+    return f"{what} {given!r}, but {rule}."

@@ -20,8 +20,14 @@ class CheckpointError(UserError):
 
 def nearest(name: str, known: list[str]) -> str:
     """Return ``; did you mean ...?`` for the closest known name, or an empty string."""
-    matches = get_close_matches(name, known, n=1, cutoff=0.6)
+    same = [one for one in known if _plain(one) == _plain(name)]
+    matches = same or get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean `{matches[0]}`?" if matches else ""
+
+
+def _plain(name: str) -> str:
+    """A name without what is easily mistaken in it."""
+    return name.casefold().replace("_", "-")
 
 
 @contextmanager

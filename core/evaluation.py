@@ -10,6 +10,11 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
+from core.interrupts import exit_on_interrupt, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once("core.evaluation")
+
 import torch
 
 from core import reference
@@ -94,7 +99,7 @@ def score_model(criterion: Criterion, config: Config, against: References) -> di
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table of one checkpoint; return the exit status."""
-    with exit_on_user_error("core.evaluation"):
+    with exit_on_user_error("core.evaluation"), exit_on_interrupt("core.evaluation"):
         options = _parser().parse_args(arguments)
         torch.set_num_threads(1)
         model = load_model(options.model_path)

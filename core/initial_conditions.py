@@ -17,7 +17,7 @@ from torch import Tensor
 from core.config import Config
 from core.errors import UserError
 from core.forces import Forces, State, relative_energy_scale
-from core.orbits import Orbits, crossing_time, forces_of, kepler_period
+from core.orbits import Orbits, at_one_place, crossing_time, forces_of, kepler_period
 
 _COLUMNS = "m, x, y, vx, vy in two dimensions or m, x, y, z, vx, vy, vz in three"
 _TEXT = (".txt", ".csv", ".dat")
@@ -62,6 +62,8 @@ def read_systems(
     pickle is never opened.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InitialConditionsError(f"{path}: it is a folder; give a .npy or .txt file of initial conditions.")
     if not path.is_file():
         raise InitialConditionsError(f"{path}: there is no such file; give a .npy or .txt file of initial conditions.")
     if path.suffix == ".npy":
@@ -95,8 +97,14 @@ def as_orbits(systems: Systems, config: Config) -> Orbits:
     state = forces_of(config).state(position, velocity, mass)
     sound = torch.isfinite(state.acceleration).all(-1).all(-1)
     if not sound.all():
+        number = int((~sound).nonzero()[0])
+        if not at_one_place(state.map(lambda tensor: tensor[number])):
+            raise InitialConditionsError(
+                f"The numbers of system {number} are too large or too small for {config.dtype}: its accelerations are "
+                "not finite; choose other units."
+            )
         raise InitialConditionsError(
-            f"Two bodies of system {int((~sound).nonzero()[0])} are at one place; move one, or set a softening > 0."
+            f"Two bodies of system {number} are at one place; move one, or set a softening > 0."
         )
     return Orbits(state, unit_of_time(state.map(Tensor.double), config.softening))
 
@@ -138,7 +146,7 @@ def _read_npy(path: Path) -> NDArray[np.float64]:
 def _read_text(path: Path) -> NDArray[np.float64]:
     rows: list[list[float]] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InitialConditionsError(f"{path}: not a text file; give rows of {_COLUMNS}.") from error
     for number, line in enumerate(text.splitlines(), 1):

@@ -43,6 +43,13 @@ def two_body(semi_major_axis: Tensor, eccentricity: Tensor, mass: Tensor, dim: i
     return share.unsqueeze(-1) * separation.unsqueeze(-2), share.unsqueeze(-1) * relative.unsqueeze(-2)
 
 
+def at_one_place(state: State) -> bool:
+    """Say whether any two bodies of any system (..., N, D) are at the same place."""
+    bodies = state.position.shape[-2]
+    first, second = torch.triu_indices(bodies, bodies, offset=1)
+    return bool((state.position[..., first, :] == state.position[..., second, :]).all(-1).any())
+
+
 def remove_centre(vectors: Tensor, mass: Tensor) -> Tensor:
     """Subtract the mass-weighted mean of ``vectors`` (..., N, D)."""
     weight = (mass / mass.sum(-1, keepdim=True)).unsqueeze(-1)
@@ -83,5 +90,10 @@ def draw(config: Config, count: int, generator: Generator) -> Orbits:
     device, dtype = config.torch_device, config.torch_dtype
     state = forces.state(position.to(device, dtype), velocity.to(device, dtype), mass.to(device, dtype))
     if not torch.isfinite(state.acceleration).all():
+        if not at_one_place(state):
+            raise ConfigError(
+                f"The masses or lengths of the initial conditions are too large or too small for {config.dtype}: "
+                "accelerations are not finite; choose other units."
+            )
         raise ConfigError("The initial conditions have bodies at one place; use another seed or a softening > 0.")
     return Orbits(state, period.to(config.torch_device))

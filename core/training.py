@@ -1,10 +1,10 @@
 """A whole training of one model: epochs, checkpoints on the way, and how it ended."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 from core.checkpoint import load_model, load_state, save_model, save_state
 from core.config import Config
@@ -16,6 +16,8 @@ from core.trainer import Step, Trainer, TrainingFailed
 
 #: Epochs between two checkpoints.
 CHECKPOINT_EVERY = 10
+#: Two verdicts (shares of samples) that differ by less say the same of two models.
+AS_GOOD = 0.01
 #: Keys that a resumed training may have otherwise than before: they do not act on its numbers, but for the last digits
 #: on another device.
 MAY_CHANGE = RUN_KEYS | {"epochs", "evaluate_every", "eval_periods", "device"}
@@ -41,17 +43,22 @@ def train(
     *,
     systems: Orbits | None = None,
     resume: Path | None = None,
-    on_epoch: Callable[[Trainer, EpochRecord], None] | None = None,
+    on_epoch: Callable[[Trainer, EpochRecord], Mapping[str, float] | None] | None = None,
     on_replay: Callable[[int, float], None] | None = None,
     on_step: Callable[[Step], None] | None = None,
+    before_saving: Callable[[], None] | None = None,
+    stopping: Callable[[], bool] | None = None,
 ) -> TrainingSummary:
     """Train ``config`` to its last epoch, or until its ``duration`` (seconds) is over at an epoch's end.
 
-    Every 10 epochs and at the end ``folder/model/model_epoch_XXXX.pt`` (numbered from 0) and
-    ``folder/state.pt`` are written; the newest ``keep_checkpoints`` models and the best one are kept.
+    Every 10 epochs, after those that ``on_epoch`` returned held-out scores of, and at the end
+    ``folder/model/model_epoch_XXXX.pt`` (numbered from 0) and ``folder/state.pt`` are written; the newest
+    ``keep_checkpoints`` models and the best one are kept. With the first of them those of another training in
+    ``folder`` go, and then ``before_saving`` is called: until then the folder is as it was.
     ``systems`` replace drawn initial conditions. ``resume`` is a state.pt to go on from, bit for bit on a
     device of the same kind; ``config`` may differ from it in MAY_CHANGE. Raises ConfigError and CheckpointError
-    before anything is written. Ctrl-C and a failed training end it with what was saved last.
+    before anything is written. An epoch after which ``stopping`` is true is the last, and is saved. KeyboardInterrupt
+    and a failed training end it with what was saved last.
     """
     began = time.monotonic()
     trainer = _trainer(config, systems, resume)
@@ -60,17 +67,15 @@ def train(
     if on_step is not None:
         trainer.on_step = lambda _, step: on_step(step)
     lane = trainer.lanes[0]
-    models = _Models(folder / "model", config.keep_checkpoints, resume) if folder is not None else None
-    state = folder / "state.pt" if folder is not None else None
+    files = _Files(folder, config.keep_checkpoints, resume, before_saving) if folder is not None else None
     saved_at = lane.epoch if resume is not None else -1
     stopped_by: Literal["epochs", "duration", "interrupted", "failure"] = "epochs"
     failure = None
 
-    def save() -> None:
+    def save(scores: Mapping[str, float]) -> None:
         nonlocal saved_at
-        if models is not None and state is not None and lane.epoch != saved_at:
-            models.save(trainer)
-            save_state(state, trainer)
+        if files is not None and lane.epoch != saved_at:
+            files.save(trainer, scores)
             saved_at = lane.epoch
 
     try:
@@ -78,14 +83,16 @@ def train(
             epoch_began = time.monotonic()
             record = trainer.train_epoch()
             record.epoch_time = time.monotonic() - epoch_began
-            if on_epoch is not None:
-                on_epoch(trainer, record)
-            if lane.epoch % CHECKPOINT_EVERY == 0:
-                save()
+            scores = (on_epoch(trainer, record) if on_epoch is not None else None) or {}
+            if scores or lane.epoch % CHECKPOINT_EVERY == 0:
+                save(scores)
+            if stopping is not None and stopping():
+                stopped_by = "interrupted"
+                break
             if config.duration is not None and time.monotonic() - began >= config.duration:
                 stopped_by = "duration" if lane.epoch < config.epochs else "epochs"
                 break
-        save()
+        save({})
     except TrainingFailed as error:
         stopped_by, failure = "failure", str(error)
     except KeyboardInterrupt:
@@ -95,9 +102,9 @@ def train(
         convergence_rate=lane.converged_epochs / lane.epoch if lane.epoch else 0.0,
         total_time=time.monotonic() - began,
         stopped_by=stopped_by,
-        last_checkpoint=models.last if models is not None else None,
-        best_checkpoint=models.best if models is not None else None,
-        state=state if state is not None and state.exists() else None,
+        last_checkpoint=files.last if files is not None else None,
+        best_checkpoint=files.best if files is not None else None,
+        state=files.state if files is not None else None,
         failure=failure,
     )
 
@@ -125,49 +132,92 @@ def _trainer(config: Config, systems: Orbits | None, resume: Path | None) -> Tra
     return trainer
 
 
-class _Models:
-    """The checkpoints of a training: the newest few, and the best.
+class _Files:
+    """What a training keeps in its folder: the state of the last save, and the newest few models and the best.
 
-    The best has the largest share of samples that pass its last verdict, less the share of timid
-    ones: neither a loose model nor one with vanishing steps wins. The newer one wins a tie.
+    A model with held-out scores is better than one without, and one with a larger work_gain than another. Without
+    scores the best has the largest share of samples that pass its last verdict, less the share of timid ones: neither
+    a loose model nor one with vanishing steps wins. Verdicts on a small buffer are easy: when it has doubled since
+    the best one's, the newer model is the best. It also is where the two are as good as equal.
     """
 
-    def __init__(self, folder: Path, keep: int, resume: Path | None):
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, resume: Path | None, before_saving: Callable[[], None] | None):
         self.last: Path | None = None
         self.best: Path | None = None
-        self._quality = float("-inf")
+        #: That of this training; one of another training in the folder is none.
+        self.state: Path | None = None
+        self._folder, self._keep, self._before_saving = folder, keep, before_saving
+        self._quality = _Quality(None, float("-inf"), 0)
         self._newest: list[Path] = []
-        held = sorted(folder.glob("model_epoch_*.pt"))
-        # A training that goes on in its folder finds its earlier ones; those of another one go at the first save.
-        own = resume is not None and resume.resolve().parent == folder.resolve().parent
-        self._foreign = [] if own else held
-        for path in held if own else []:
+        self._claimed = False
+        #: Of another training; they go at the first save.
+        self._foreign = [*sorted((folder / "model").glob("model_epoch_*.pt")), folder / "state.pt"]
+        if resume is not None and resume.resolve().parent == folder.resolve():
+            self._take_up(resume)
+
+    def _take_up(self, resume: Path) -> None:
+        """Find the earlier files of a training that goes on in its folder."""
+        *models, state = self._foreign
+        self._foreign = []
+        if resume.resolve() == state.resolve():
+            self.state = state
+        for path in models:
             try:
                 info = load_model(path).content["info"]
             except CheckpointError:
                 continue
             self._note(path, info)
 
-    def save(self, trainer: Trainer) -> None:
-        path = self.folder / f"model_epoch_{trainer.lanes[0].epoch - 1:04d}.pt"
-        save_model(path, trainer)
-        for stale in self._foreign:
-            if stale != path:
-                stale.unlink(missing_ok=True)
-        self._foreign = []
+    def save(self, trainer: Trainer, scores: Mapping[str, float]) -> None:
+        if not self._claimed:
+            self._claim()
+        epoch, state = trainer.lanes[0].epoch, self._folder / "state.pt"
+        path = self._folder / "model" / f"model_epoch_{epoch - 1:04d}.pt"
+        # Plain numbers: a file that holds one of NumPy's cannot be read with weights_only.
+        save_model(path, trainer, metrics={name: float(value) for name, value in scores.items()})
+        save_state(state, trainer)
+        self.state = state
         self._newest = [kept for kept in self._newest if kept != path]
-        self._note(path, trainer.lanes[0].logs[-1])
-        for kept in self._newest[: -self.keep]:
+        self._note(path, {**trainer.lanes[0].logs[-1], **scores})
+        for kept in self._newest[: -self._keep]:
             if kept != self.best:
                 kept.unlink(missing_ok=True)
-        self._newest = self._newest[-self.keep :]
+        self._newest = self._newest[-self._keep :]
+
+    def _claim(self) -> None:
+        """Make the folder this training's. Killed at any moment it holds no state, or one that fits the rest."""
+        for stale in reversed(self._foreign):
+            stale.unlink(missing_ok=True)
+        if self._before_saving is not None:
+            self._before_saving()
+        self._claimed = True
 
     def _note(self, path: Path, info: dict[str, Any]) -> None:
         self.last = path
         self._newest.append(path)
-        quality = (info.get("pass_fraction") or 0.0) - (info.get("timid_share") or 0.0)
-        if quality >= self._quality:
-            if self.best is not None and self.best not in self._newest[-self.keep :]:
+        quality = _Quality.of(info)
+        if self.best is None or quality.replaces(self._quality):
+            if self.best is not None and self.best not in self._newest[-self._keep :]:
                 self.best.unlink(missing_ok=True)
             self.best, self._quality = path, quality
+
+
+class _Quality(NamedTuple):
+    """What decides whether a model is the best: its work_gain if it was scored, and its last verdict."""
+
+    work_gain: float | None
+    verdict: float
+    samples: int
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any]) -> Self:
+        verdict = (info.get("pass_fraction") or 0.0) - (info.get("timid_share") or 0.0)
+        return cls(info.get("work_gain"), verdict, info.get("samples") or 0)
+
+    def replaces(self, best: "_Quality") -> bool:
+        """Say whether a newer model of this quality is the best from now on."""
+        if self.work_gain is not None and best.work_gain is not None:
+            return self.work_gain >= best.work_gain
+        if self.work_gain is not None or best.work_gain is not None:
+            return best.work_gain is None
+        return self.samples >= 2 * best.samples or self.verdict >= best.verdict - AS_GOOD

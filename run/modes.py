@@ -2,6 +2,7 @@
 
 import sys
 
+from core.interrupts import STATUS
 from run.flags import CommandLine
 from run.plan import plan_simulation
 from run.report import Report, summary
@@ -10,7 +11,7 @@ from run.simulate import run_simulation, with_model
 from run.train import plan_training, run_training
 
 #: Exit statuses of a training by what stopped it; otherwise it is a success.
-_STATUS = {"failure": 1, "interrupted": 130}
+_STATUS = {"failure": 1, "interrupted": STATUS}
 
 
 def run_mode(line: CommandLine) -> tuple[int, Report]:
@@ -32,7 +33,13 @@ def run_mode(line: CommandLine) -> tuple[int, Report]:
             assert outcome.last_checkpoint is not None
             simulation = with_model(simulation, outcome.last_checkpoint)
     if simulation is not None:
-        reports["simulate"] = run_simulation(simulation)
+        try:
+            reports["simulate"] = run_simulation(simulation)
+        except KeyboardInterrupt:
+            if training is None:
+                raise
+            print("\nthe simulation was interrupted", file=sys.stderr)  # the training's report is not lost
+            return STATUS, reports
         print(summary(reports["simulate"]), file=sys.stderr)
     # What could not be written has been said, and is None.
     status = 2 if any(None in report["files"].values() for report in reports.values()) else 0

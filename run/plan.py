@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from core.checkpoint import Model, load_model
+from core.checkpoint import Model, load_model, summary_of, train_ic
 from core.config import Config
 from core.errors import ConfigError
 from core.initial_conditions import Systems, as_orbits, read_systems
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
         """The same in words."""
         rule = ", reversible steps" if self.config.step_rule == "reversible" else ""
         if self.model is not None:
-            return f"{self.model.content['config_summary']}{rule}"
+            return f"{summary_of(self.config)}{rule}"  # not the checkpoint's: other values may act here
         if self.config.dt > 0:
             return f"fixed dt {self.config.dt:g}"
         return f"dynamical criterion, eps {self.config.eps:g}{rule}"
@@ -80,6 +80,8 @@ def plan_simulation(settings: Settings, trained: Config | None = None) -> Plan:
     )
     if own.use_train_ic:
         _check_train_ic(settings, trained)
+        if model is not None:
+            train_ic(name, model)
     if systems is not None and systems.count > 1 and not own.multi_orbit_sim:
         raise ConfigError(
             f"{own.ic_path}: it holds {systems.count} systems; add --multi-orbit-sim, or give a file of one system."

@@ -12,6 +12,11 @@ from pathlib import Path
 if not __package__:  # run as a file: its own folder is on the path, but `run` and `core` are next to each other
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from core.interrupts import exit_on_interrupt, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once("runner")
+
 import torch
 
 from core.errors import UserError, exit_on_user_error
@@ -23,12 +28,12 @@ from run.report import Report
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit status.
 
-    0 is success, 1 a training that failed, 130 one that was interrupted. Bad input, or a file that
-    cannot be written, is one line on standard error, and status 2.
+    0 is success, 1 a training that failed, 130 a run that was interrupted, by Ctrl-C or SIGTERM. Bad input, or
+    a file that cannot be written, is one line on standard error, and status 2.
     """
     if sys.stderr is None:  # closed: print would take standard output for it
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
-    with exit_on_user_error("runner"):
+    with exit_on_user_error("runner"), exit_on_interrupt("runner"):
         if sys.stdout is None:
             raise UserError("Standard output is closed, and the report goes there; send it to a file or to /dev/null.")
         line = parse(sys.argv[1:] if arguments is None else arguments)
@@ -36,9 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             torch.set_num_threads(1)  # the tensors are small: more threads wait for each other (measured 4 to 7 times)
         try:
             status, report = run_mode(line)
-        except KeyboardInterrupt:
-            print("runner: interrupted.", file=sys.stderr)
-            return 130
         except OSError as error:
             where = error.filename or "a file of this run"
             raise UserError(f"{where}: cannot be read or written ({error.strerror or error}).") from error

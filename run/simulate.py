@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Generator
 
-from core.checkpoint import load_model
-from core.forces import State
+from core.checkpoint import load_model, train_ic
 from core.initial_conditions import unit_of_time
 from core.orbits import Orbits, draw, forces_of
 from core.record import Record
@@ -42,7 +41,7 @@ def orbits_of(plan: Plan) -> Orbits:
         return plan.systems
     if own.use_train_ic:
         assert plan.model is not None
-        held = State(**plan.model.content["extra"]["train_ic"]).map(
+        held = train_ic(str(config.model_path), plan.model).map(
             lambda tensor: tensor[:count].to(config.torch_device, config.torch_dtype)
         )
         state = forces_of(config).state(held.position, held.velocity, held.mass)

@@ -27,7 +27,7 @@ def read_keys(path: str | None) -> KeyFile:
     if path is None:
         return KeyFile("", {}, {})
     try:
-        top = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        top = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: it cannot be read ({error.strerror}); give the path of a TOML file.") from None
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are
@@ -47,7 +47,8 @@ def _check_names(path: str, keys: Iterable[str]) -> None:
             raise ConfigError(f"{path}: The key `{key}` is a flag only; remove it and give {flag(key)}.")
         if key not in FIELDS:
             near = nearest(key, [*(known for known in FIELDS if known not in FLAG_ONLY), *SECTIONS])
-            raise ConfigError(f"{path}: The key `{key}` is unknown{near or '; --help lists the keys as flags.'}")
+            shown = key if key.isprintable() else repr(key)
+            raise ConfigError(f"{path}: The key `{shown}` is unknown{near or '; --help lists the keys as flags.'}")
 
 
 def write_keys(path: Path, values: Mapping[str, Any], comment: str) -> None:

@@ -13,6 +13,7 @@ from core.checkpoint import load_model, load_state
 from core.config import Config
 from core.errors import ConfigError
 from core.initial_conditions import as_orbits
+from core.interrupts import stop_later
 from core.lane import EpochRecord
 from core.orbits import Orbits
 from core.trainer import Trainer
@@ -121,19 +122,15 @@ class _Watch:
     def __init__(self, plan: TrainingPlan, progress: TrainingProgress, scorer: Scorer | None):
         self._plan, self._progress, self._scorer = plan, progress, scorer
         self._wandb: WandbLog | None = None
-        self._written = False
         self.track = TrainingTrack() if plan.config.movie or plan.own.plot is not None else None
 
     @property
     def scores(self) -> dict[str, float]:
         return self._scorer.scores if self._scorer is not None else {}
 
-    def epoch(self, trainer: Trainer, record: EpochRecord) -> None:
+    def epoch(self, trainer: Trainer, record: EpochRecord) -> dict[str, float]:
+        """Return the scores of the epoch's model, if it is due for them."""
         plan, config = self._plan, self._plan.config
-        if not self._written:
-            # Not before: a training that is refused leaves nothing behind.
-            write_resolved(plan.folder / "config.toml", plan.situation, _unset(plan))
-            self._written = True
         self._progress.epoch(record)
         if self.track is not None:
             self.track.epoch(trainer)
@@ -144,6 +141,7 @@ class _Watch:
                 name = plan.own.wandb_name or config.save_name or DEFAULT_WANDB_NAME
                 self._wandb = WandbLog(plan.own.wandb_project, name, config.to_dict(), plan.folder)
             self._wandb.log(trainer.lanes[0], record)
+        return self.scores if self.scores.get("epoch") == record.epoch else {}
 
     def end(self, summary: TrainingSummary) -> None:
         """Score the last model of a training that was neither interrupted nor failed."""
@@ -166,8 +164,12 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
     _announce(plan)
     progress = TrainingProgress(config, plan.done)
     watch = _Watch(plan, progress, _scorer(plan, progress))
+
+    def stopping_soon() -> None:
+        progress.say("interrupted: stopping after this epoch, with a checkpoint; a second Ctrl-C stops at once")
+
     try:
-        with progress:
+        with progress, stop_later(stopping_soon) as stopping:
             summary = train(
                 config,
                 plan.folder,
@@ -176,6 +178,8 @@ def run_training(plan: TrainingPlan) -> tuple[TrainingSummary, Report]:
                 on_epoch=watch.epoch,
                 on_replay=progress.replay,
                 on_step=watch.track.step if watch.track is not None else None,
+                before_saving=lambda: write_resolved(plan.folder / "config.toml", plan.situation, _unset(plan)),
+                stopping=stopping,
             )
         print(_conclusion(summary), file=sys.stderr)
         try:

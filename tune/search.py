@@ -7,6 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once("tune.search")
+
 from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
@@ -29,12 +34,12 @@ from tune.summary import (
 )
 from tune.tables import Baselines
 
-_ALL_FAILED, _INTERRUPTED = 1, 130
+_ALL_FAILED = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
-    with exit_on_user_error("tune.search"):
+    with exit_on_user_error("tune.search"), exit_on_interrupt("tune.search"):
         options = _parser().parse_args(arguments)
         file = find_space(options.space)
         space = load_space(file).changed(
@@ -42,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         print_question(space, file)
-        try:
-            return search(space, folder, dashboard=options.dashboard)
-        except KeyboardInterrupt:
-            print("\ntune.search: interrupted.", file=sys.stderr)
-            return _INTERRUPTED
+        return search(space, folder, dashboard=options.dashboard)
 
 
 def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
@@ -208,10 +209,10 @@ def conclude(
         raise folder.failure
     if is_interrupted(study):
         print("The search was interrupted; what had ended is kept.")
-        return _INTERRUPTED
+        return STATUS
     if confirmation is not None and confirmation.due():
         print("The confirmation was interrupted; what had ended is kept.")
-        return _INTERRUPTED
+        return STATUS
     return 0 if best else _ALL_FAILED
 
 

@@ -82,7 +82,7 @@ REFUSED = [
     ({"e_min": float("nan")}, "e_min", "nan", "must be"),
     ({"timid_fraction": 1.5}, "timid_fraction", "1.5", "less than or equal to 1"),
     ({"dim": 4}, "dim", "4", "2 or 3"),
-    ({"hidden_dims": []}, "hidden_dims", "()", "must have at least 1"),
+    ({"hidden_dims": []}, "hidden_dims", "[]", "must have at least 1"),
     ({"hidden_dims": [64, 0]}, "hidden_dims", "0", "greater than or equal to 1"),
     # a wrong type
     ({"epochs": 1.5}, "epochs", "1.5", "integer"),
@@ -108,6 +108,7 @@ REFUSED = [
     ({"e_min": 0.9, "e_max": 0.5}, "e_min", "0.9", "must be <= e_max (0.5)"),
     ({"a_min": 2.0}, "a_min", "2.0", "must be <= a_max (1.2)"),
     ({"mass": [1.0, 1.0, 1.0]}, "mass", "3 numbers", "must be one number or num_particles (2)"),
+    ({"mass": 1e308}, "mass", "1e+308", "must have a finite sum"),
     ({"mass": 0.0}, "mass", "0.0", "must have a positive sum"),
     ({"mass": [1.0, -1.0]}, "mass", "-1.0", "greater than or equal to 0"),
     ({"L_lower": 0.5}, "L_lower", "0.5", "must be < L_upper (0.01)"),
@@ -144,7 +145,7 @@ def test_bad_value_is_refused_with_key_value_and_rule(values, key, given, rule):
         assert inner not in message
 
 
-@pytest.mark.parametrize(("key", "meant"), [("learning_rate", None), ("histroy_len", "history_len"), ("LR", None)])
+@pytest.mark.parametrize(("key", "meant"), [("learning_rate", None), ("histroy_len", "history_len"), ("LR", "lr")])
 def test_unknown_key_is_refused(key, meant):
     """Unknown TOML keys passed silently in the prototype."""
     with pytest.raises(ConfigError, match=f"^The key `{key}` is unknown") as caught:

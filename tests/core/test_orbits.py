@@ -110,6 +110,6 @@ def test_external_field_acts_in_drawn_states(dim, place):
     assert tide.norm(dim=-1).min() > 1e-3
 
 
-def test_bodies_at_one_place_are_refused():
-    with pytest.raises(ConfigError, match="bodies at one place; use another seed or a softening > 0"):
+def test_bodies_too_close_to_each_other_are_refused():
+    with pytest.raises(ConfigError, match="are too large or too small for float64"):
         drawn(num_particles=3, pos_scale=1e-200)

@@ -11,6 +11,11 @@ def test_a_config_is_read_as_it_was_written():
     assert tomllib.loads(to_toml(values)) == {key: value for key, value in values.items() if value is not None}
 
 
+def test_a_key_of_any_kind_is_read_as_it_was_written():
+    values = {"lr": 1, "two words": 2, "": 3, "a.b": 4, 'a "quoted" one\n': 5}
+    assert tomllib.loads(to_toml(values)) == values
+
+
 def test_text_of_any_kind_is_read_as_it_was_written():
     """Also what JSON would write in a way that is no TOML: beyond U+FFFF, and U+007F."""
     values = {"name": 'a "name"\\\n\t', "folder": "Bahnen \u00e4 \U0001f680", "control": "\x7f\x00\u2028", "empty": ""}

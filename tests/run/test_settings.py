@@ -62,11 +62,14 @@ REFUSED = {
     "[train]\nsteps = 3": "The key `steps` acts on a simulation only; remove it from [train].",
     "train = 3": "The value of `train` is 3, but must be a section: [train].",
     "guard = true": "The key `guard` is a flag only; remove it and give --guard.",
-    "step_rule = 'direct'": "The key `step_rule` is not available yet",
     "epochs = '3'": "The value of `epochs` is '3', but must be a valid integer",
     "epochs = 2.5": "The value of `epochs` is 2.5",
     "hidden_dims = 8": "The value of `hidden_dims` is 8",
-    "mass = [1, 'x']": "The value of `mass.1` is 'x'",
+    "mass = [1, 'x']": "Number 2 of the values of `mass` is 'x', but must be a valid number",
+    "hidden_dims = [0, 8]": "Number 1 of the values of `hidden_dims` is 0, but must be greater than or equal to 1",
+    "hidden_dims = []": "The value of `hidden_dims` is [], but must have at least 1 item.",
+    '"a b" = 1': "The key `a b` is unknown",
+    r'"a\nb" = 1': r"The key `'a\nb'` is unknown",
     "wandb = 'yes'": "The value of `wandb` is 'yes'",
     "history_len = 0\nfeature_type = 'delta_mag'": "feature_type delta_mag needs history_len >= 1",
     "epochs 3": "not a TOML file",
@@ -81,6 +84,13 @@ def test_a_wrong_file_is_one_line_with_its_name(text, tmp_path):
     line = refusal(tmp_path, "train", "--config", "run.toml")
     assert REFUSED[text] in line
     assert line.startswith("run.toml: " if "nowhere" not in text else "nowhere.txt: ")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "run.toml").write_text("Nperiod = 1\n", encoding="utf-8-sig")
+    (tmp_path / "two.txt").write_text("1 -0.5 0 0 -0.5\n1 0.5 0 0 0.5\n", encoding="utf-8-sig")
+    seen = run(tmp_path, "simulate", "--config", "run.toml", "--ic-path", "two.txt")
+    assert (seen.status, seen.report["until"]) == (0, {"Nperiod": 1})
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -183,6 +183,13 @@ REFUSED = {
     "unknown mode": ("fly", "There is no mode fly"),
     "unknown flag": ("simulate --num-orbit 3", "--num-orbit is unknown; did you mean `--num-orbits`?"),
     "unknown flag with =": ("simulate --Nperiods=3", "--Nperiods is unknown; did you mean `--Nperiod`?"),
+    "small letters": ("train --e_lower 1", "--e_lower is unknown; did you mean `--E_lower`?"),
+    "masses too large to add": ("simulate --mass 1e308", "`mass` is 1e+308, but the masses must have a finite sum"),
+    "lengths too small": ("simulate --a-min 1e-200 --a-max 1e-200", "too large or too small for float64"),
+    "bodies too close": ("simulate --ic-path {folder}/close.txt --Nperiod 1", "system 0 are too large or too small"),
+    "bodies at one place": ("simulate --ic-path {folder}/same.txt --Nperiod 1", "system 0 are at one place"),
+    "a folder of systems": ("simulate --ic-path {folder}", "it is a folder; give a .npy or .txt file"),
+    "a folder without models": ("simulate --model-path {folder}", "it is a folder; give the path of a model.pt."),
     "abbreviation": ("simulate --multi", "--multi is unknown"),
     "stray word": ("simulate model.pt", "model.pt belongs to no flag"),
     "no value": ("simulate --Nperiod", "--Nperiod: expected one argument"),
@@ -200,7 +207,6 @@ REFUSED = {
     "huge seed": ("simulate --seed " + "9" * 30, "`seed`"),
     "unbound": ("simulate --e-max 1.0", "`e_max` is 1.0"),
     "empty range": ("simulate --e-min 0.99", "`e_min` is 0.99"),
-    "later": ("simulate --step-rule=reversible", "--step-rule is not available yet"),
     "training flag": ("simulate --lr 1e-4", "--lr acts on a training only"),
     "no such file": ("simulate --model-path nowhere.pt", "nowhere.pt: there is no such file"),
     "history without a model": ("simulate --integrator-mode history", "needs a model with history_len > 0"),
@@ -225,6 +231,8 @@ def test_bad_input_is_one_line(case, tmp_path):
     (tmp_path / "ok.txt").write_text("1 -0.5 0 0 -0.5\n1 0.5 0 0 0.5\n")
     (tmp_path / "line.txt").write_text("1 -0.5 0\n1 0.5 0\n")
     (tmp_path / "wide.txt").write_text("1 -0.5 0 0 0 0\n1 0.5 0 0 0 0\n")
+    (tmp_path / "close.txt").write_text("1 0 0 0 -0.5\n1 1e-200 0 0 0.5\n")
+    (tmp_path / "same.txt").write_text("1 0.5 0 0 -0.5\n1 0.5 0 0 0.5\n")
     (tmp_path / "nan.txt").write_text("1 -0.5 0 0 -0.5\n1 0.5 0 nan 0.5\n")
     arguments, part = REFUSED[case]
     assert part in refusal(tmp_path, *arguments.format(folder=tmp_path).split())
@@ -248,6 +256,40 @@ def test_bad_input_is_one_line(case, tmp_path):
 def test_flag_that_contradicts_the_checkpoint_is_refused(arguments, part, model, tmp_path):
     (tmp_path / "three.txt").write_text("1 -0.5 0 0 -0.5\n1 0.5 0 0 0.5\n1 3 3 0 0\n")
     assert part in refusal(tmp_path, "simulate", "--model-path", model, *arguments.split())
+
+
+def test_the_threshold_that_is_named_is_the_one_that_acts(model, tmp_path):
+    flags = ["--guard", "--energy-threshold", "1e-6", "--Nperiod", "0.1"]
+    seen = run(tmp_path, "simulate", "--model-path", model, *flags)
+    assert seen.report["model_summary"].endswith("energy_threshold 1e-06")
+    assert "energy_threshold 1e-06" in seen.err.splitlines()[0]
+
+
+def test_momentum_that_a_field_changes_is_no_error(tmp_path):
+    field = "--external-field-mass 2 --external-field-position 3 -1"
+    report = run(tmp_path, "simulate", "--Nperiod", "1", *field.split()).report
+    for row in (report, *report["orbits"]):
+        assert row["momentum_error"] is row["angular_momentum_error"] is None
+        assert row["max_rel_dE"] is not None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda extra: extra.pop("train_ic"), "KeyError: 'train_ic'"),
+        (lambda extra: extra["train_ic"].pop("mass"), "mass"),
+        (lambda extra: extra["train_ic"].update(mass=torch.ones(3, 5)), "`mass` of its train_ic is not [3, 2] finite"),
+        (lambda extra: extra["train_ic"]["position"].fill_(torch.nan), "`position` of its train_ic is not [3, 2, 2]"),
+        (lambda extra: extra["train_ic"].update(velocity=3), "does not fit together"),
+    ],
+)
+def test_damaged_systems_of_a_model_are_one_line(damage, said, model, tmp_path):
+    content = torch.load(model, weights_only=True)
+    damage(content["extra"])
+    torch.save(content, tmp_path / "model.pt")
+    line = refusal(tmp_path, "simulate", "--model-path", "model.pt", "--use-train-ic")
+    assert line.startswith("model.pt: not a model.pt of this program")
+    assert said in line
 
 
 def test_history_needs_a_history(tmp_path):

@@ -59,10 +59,10 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train a time step, simulate with it, or both. A value comes from the defaults, the top of the "
         "TOML file, the mode's section of it ([train], [simulate]), or a flag: the last one wins.",
         epilog="A simulation ends by the Nperiod, duration or steps that was given at the highest level (flags, then "
-        "[simulate], then the top of the file), by steps or the time given there, whichever is first; and where none "
-        "was given, after the default Nperiod. A training of two bodies ends with scores on held-out orbits, over "
-        "those of eval_periods whose reference curve is at hand and for a minute at most; over all of them, however "
-        "long it takes, if evaluate_every or eval_periods is given. Standard output is one JSON object, everything "
+        "[simulate], then the top of the file), whichever of those given there is first; and where none was given, "
+        "after the default Nperiod. A training of two bodies ends with scores on held-out orbits, over the shortest "
+        "of eval_periods if its reference curves are at hand, for a minute at most; over all of them, however long it "
+        "takes, if evaluate_every or eval_periods is given. Standard output is one JSON object, everything "
         "else goes to standard error.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

@@ -111,7 +111,7 @@ def _device(settings: Settings) -> str:
 def choose_ends(settings: Settings) -> frozenset[str]:
     """Return which of ENDS hold: those given at the highest level, or else the default Nperiod.
 
-    Steps end a run together with a time, whichever comes first.
+    Several end a run together, whichever comes first.
     """
     given = {key: settings[key] for key in ENDS if key in settings}
     if "steps" in given and isinstance(given["steps"].value, int) and given["steps"].value <= 0:
@@ -119,13 +119,7 @@ def choose_ends(settings: Settings) -> frozenset[str]:
     if not given:
         return frozenset({"Nperiod"})
     highest = max(one.level for one in given.values())
-    ends = frozenset(key for key, one in given.items() if one.level is highest)
-    if {"Nperiod", "duration"} <= ends:
-        raise settings.refusal(
-            "Nperiod", "and duration are both given, and both say at which time to stop; leave one of them out "
-            "(in the mode both, a duration in [train] is the training's alone)."
-        )
-    return ends
+    return frozenset(key for key, one in given.items() if one.level is highest)
 
 
 def _read(settings: Settings, trained: Config | None) -> Systems | None:

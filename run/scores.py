@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,7 @@ from core.forces import State
 from core.held_out import held_out
 from core.scores import SCORED_AGAINST, evaluate, references
 from core.timestep import Criterion
-from core.work_precision import has_curve, horizons_of
+from core.work_precision import has_curve
 
 #: Seconds for scores that nobody asked for: those of a model with minute steps take half an hour.
 PATIENCE = 60.0
@@ -22,13 +21,13 @@ class Scorer:
     """Scores the models of one training, and says so.
 
     Scores that are ``asked`` for are over all of eval_periods; curves that are missing are measured here,
-    before the training. Those that are not are over the periods whose curves are at hand, and of the last model only.
+    before the training. Those that are not are over the shortest of them, of the last model, if its curves are at hand.
     """
 
     def __init__(self, config: Config, say: Callable[[str], None], *, asked: bool):
         self._say, self._asked = say, asked
         self._wanted = tuple(sorted(set(config.eval_periods)))
-        self._held = self._wanted if asked else periods_at_hand(config)
+        self._held = self._wanted if asked else shortest_at_hand(config)
         self._config = config.model_copy(update={"eval_periods": self._held})
         self._against = references(self._config, progress=say) if self._held else None
         self.scores: dict[str, float] = {}
@@ -57,24 +56,16 @@ class Scorer:
         missing = self._wanted[len(self._held) :]
         if missing:
             self._say(
-                f"not scored over {_words(missing, ' and ')} periods: {flag} measures the curves that this "
-                "needs, once, for minutes or more."
+                f"not scored over {_words(missing, ' and ')} periods: {flag} takes the time that it needs, and "
+                "measures curves that are missing."
             )
 
 
-def periods_at_hand(config: Config) -> tuple[int, ...]:
-    """Return the first few of eval_periods, all that have their curves: shipped ones, or those of an earlier run.
-
-    The first few, since names without a suffix are of the first.
-    """
+def shortest_at_hand(config: Config) -> tuple[int, ...]:
+    """Return the shortest of eval_periods if all its curves are at hand, shipped or of an earlier run; else none."""
     systems = held_out(config)
-
-    def at_hand(horizon: int) -> bool:
-        return all(
-            has_curve(systems, name, horizon) for name in SCORED_AGAINST if horizon in horizons_of(systems, name)
-        )
-
-    return tuple(takewhile(at_hand, systems.periods))
+    shortest = systems.periods[0]
+    return (shortest,) if all(has_curve(systems, name, shortest) for name in SCORED_AGAINST) else ()
 
 
 class _TooSlow(Exception):

@@ -109,6 +109,9 @@ def _simulate(plan: Plan, orbits: Orbits, trajectory: str | None) -> tuple[Recor
 def _goal(plan: Plan, orbits: Orbits) -> Goal:
     """What a simulation will reach if its steps do not end it before."""
     config, one = plan.config, torch.ones_like(orbits.period)
+    if {"Nperiod", "duration"} <= plan.ends:
+        assert config.duration is not None
+        return Goal(1.0, (config.Nperiod * orbits.period).clamp_max(config.duration), "of the time")
     if "Nperiod" in plan.ends:
         return Goal(config.Nperiod, orbits.period, f"{report.unit_of_time(plan)}s")
     if "duration" in plan.ends:

@@ -26,14 +26,14 @@ def test_a_training_ends_with_the_scores_whose_curve_is_shipped(tmp_path):
     assert not any(name.endswith("_100") for name in held)
     assert seen.lines("scores after epoch 2: ") == 1
     (line,) = (line for line in seen.err.splitlines() if "not scored" in line)
-    assert "not scored over 100 periods: --eval-periods 10 100 measures" in line
+    assert "not scored over 100 periods: --eval-periods 10 100 takes" in line
     assert "eval_periods" not in (tmp_path / "run/data/run_nbody/config.toml").read_text()
 
 
 def test_systems_without_a_curve_are_not_scored_and_nothing_is_measured(tmp_path):
     seen = run(tmp_path / "run", "train", *TINY, "--e-max", "0.9")
     assert seen.report["scores"] is None
-    assert "not scored over 10 and 100 periods: --eval-periods 10 100 measures" in seen.err
+    assert "not scored over 10 and 100 periods: --eval-periods 10 100 takes" in seen.err
     assert not (tmp_path / "cache").exists()
 
 

@@ -105,6 +105,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
         ("", "--steps 3", {"steps": 3}),
         ("", "--duration 0.1", {"duration": 0.1}),
         ("", "--steps 3 --Nperiod 10", {"steps": 3, "Nperiod": 10}),  # whichever is first
+        ("", "--duration 0.1 --Nperiod 10", {"duration": 0.1, "Nperiod": 10}),
         ("", "--steps -1", {"Nperiod": 10}),
         ("Nperiod = 2", "--steps 3", {"steps": 3}),
         ("steps = 3", "--Nperiod 0.1", {"Nperiod": 0.1}),
@@ -131,7 +132,6 @@ def test_both_refuses_before_it_trains(tmp_path):
         "--integrator-mode history",
         "--sim-ic-path nowhere.txt",
         "--save-trajectory x.txt",
-        "--Nperiod 1 --duration 3",
         "--use-train-ic --multi-orbit-sim --sim-ic-path nowhere.txt",
     ):
         refusal(tmp_path, "both", *TINY, *flags.split())

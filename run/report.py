@@ -30,6 +30,7 @@ def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, fi
         "eps": config.eps if analytic and config.dt <= 0 else None,
         "dt": config.dt if analytic and config.dt > 0 else None,
         "n_steps": config.n_steps,
+        "step_rule": config.step_rule,
         "num_orbits": len(rows),
         "num_particles": config.num_particles,
         "dim": config.dim,
@@ -56,7 +57,7 @@ def make_report(plan: Plan, orbits: Orbits, record: Record, wall_time: float, fi
     }
 
 
-_TOTALS = ("steps", "force_evaluations", "rejected_steps", "violations")
+_TOTALS = ("steps", "force_evaluations", "rejected_steps", "violations", "fallbacks")
 _CONSERVED = ("momentum_error", "angular_momentum_error")
 _ERRORS = ("max_rel_dE", "final_rel_dE", *_CONSERVED)
 
@@ -75,6 +76,7 @@ def per_orbit(record: Record, orbits: Orbits) -> list[dict[str, Any]]:
         "force_evaluations": record.force_evaluations,
         "rejected_steps": record.rejected,
         "violations": record.violations,
+        "fallbacks": record.fallbacks,
         "time": record.time,
         "periods": record.time / orbits.period,
         "initial_energy": record.initial_energy,

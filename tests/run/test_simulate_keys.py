@@ -43,6 +43,7 @@ ROWS: dict[str, Row] = {
     "model_path": Row(MODEL, all_of(becomes("integrator_mode", "analytic", "ml"), differs("steps"))),
     "dt": Row("--dt 0.01", lambda a, b: b["steps"] == np.ceil(unit_of_time(a) / 0.01)),
     "eps": Row("--eps 0.05", all_of(grows("steps", 1.95), shrinks("steps", 2.05))),
+    "step_rule": Row("--step-rule reversible", shrinks("max_rel_dE", 0.9), "--eps 0.05 --Nperiod 20"),
     "n_steps": Row("--n-steps 5", becomes(lambda run: run["force_evaluations"] / run["steps"], 1, 5)),
     "energy_threshold": Row("--energy-threshold 1e-6", grows("violations")),
     "guard": Row(

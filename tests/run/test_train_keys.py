@@ -67,6 +67,7 @@ ROWS: dict[str, Row] = {
     "lr": Row("--lr 1e-3", other_weights),
     "weight_decay": Row("--weight-decay 10", shrinks(lambda run: run.weights.norm(), 0.99)),
     "momentum": Row("--momentum 0.1", other_weights, "--optimizer sgd"),
+    "step_rule": Row("--step-rule reversible", differs("dt_mean"), "--energy-threshold 1 --steps-per-epoch 6"),
     "n_steps": Row("--n-steps 3", shrinks("dt_mean", 0.8)),
     "dt_bound": Row(
         "--dt-bound 0.03", becomes(lambda run: run.first("dt_mean") >= 0.03, False, True), "--energy-threshold 1"

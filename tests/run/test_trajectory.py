@@ -8,7 +8,8 @@ from core.config import Config
 from core.errors import UserError
 from core.forces import Forces, State
 from core.orbits import Orbits, draw
-from core.simulation import Record, simulate
+from core.record import Record
+from core.simulation import simulate
 from core.timestep import Dynamical
 from run import trajectory
 from run.trajectory import Trajectory, TrajectoryWriter, read_trajectories

@@ -58,7 +58,7 @@ def evaluate(criterion: Criterion, config: Config, against: References) -> dict[
     - ``work_gain``, ``work_gain_prs23``: geometric mean over orbits of the force evaluations that the
       classical criterion needs for the same error over the criterion's own
     - ``oracle_share``: (n_prs23 - n) / (n_prs23 - n_oracle) at the same errors, n summed over the orbits; for the
-      first horizon only
+      first horizon, and where the oracle is better than PRS23
     - ``energy_drift``: median least-squares slope of |E(t) - E(0)| / |E(0)|, per period
     - ``phase_error``: median of |x - x_Kepler| / |a| at the end, x the separation of two point masses without a
       field; for more bodies see :func:`core.reference.phase_error`
@@ -159,5 +159,6 @@ def _gains(
             gains[key] = float(np.exp(np.log(np.maximum(gain, _LEAST_GAIN)).mean()))
     if "oracle" in needed and "prs23" in needed:
         possible = needed["prs23"].sum() - needed["oracle"].sum()
-        gains["oracle_share"] = float((needed["prs23"].sum() - spent.sum()) / possible)
+        if possible > 0:
+            gains["oracle_share"] = float((needed["prs23"].sum() - spent.sum()) / possible)
     return gains

@@ -165,6 +165,8 @@ def test_a_baseline_is_shown_at_the_error_that_is_asked_for():
     assert scores["work_gain"] == pytest.approx(1)
     assert scores["oracle_share"] == pytest.approx(0)
     assert baseline_scores(ORACLE, {"prs23": CURVE, "oracle": ORACLE}, 1e-3)["oracle_share"] == pytest.approx(1)
+    # Where the oracle is no better than PRS23 (an encounter, say) there is nothing to have a share of.
+    assert "oracle_share" not in baseline_scores(CURVE, {"prs23": ORACLE, "oracle": CURVE}, 1e-3)
 
 
 # Every score on real orbits ----------------------------------------------------------------------------

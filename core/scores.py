@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core.config import Config
+from core.config import Config, StepRule
 from core.held_out import HeldOut, held_out
 from core.kepler import kepler_separation, relative, semi_major_axis
 from core.record import Record
@@ -101,23 +101,34 @@ def baseline_scores(curve: Curve, against: dict[str, Curve], error: float) -> di
 
 
 def wall_gain(criterion: Criterion, config: Config, against: References, work_gain: float) -> float:
-    """Return ``work_gain`` in wall time: times a step of the dynamical criterion over one of ``criterion``.
+    """Return ``work_gain`` in wall time: times a force evaluation of the dynamical criterion over one of ``criterion``.
 
-    Both are measured on the same orbits, in the same number of threads; the best of three each.
+    What proposals and the rest of a step cost is counted in, by the n_steps and step_rule of ``config``; the
+    dynamical criterion is asked at each step. Both are measured on the same orbits, in the same number of
+    threads; the best of three each.
     """
     state, forces = against.systems.on(config)
     period = against.systems.orbits.period.to(config.torch_device)
 
-    def seconds(one: Criterion) -> float:
+    def seconds(one: Criterion, n_steps: int, step_rule: StepRule) -> float:
         best = float("inf")
         for _ in range(3):
             started = time.perf_counter()
             with torch.no_grad():
-                simulate(state, one, forces, period, steps=_TIMED_STEPS, fail_above=float("inf"))
+                simulate(
+                    state,
+                    one,
+                    forces,
+                    period,
+                    steps=_TIMED_STEPS,
+                    n_steps=n_steps,
+                    step_rule=step_rule,
+                    fail_above=float("inf"),
+                )
             best = min(best, time.perf_counter() - started)
-        return best
+        return best / n_steps
 
-    return work_gain * seconds(Dynamical(0.03)) / seconds(criterion)
+    return work_gain * seconds(Dynamical(0.03), 1, "direct") / seconds(criterion, config.n_steps, config.step_rule)
 
 
 def _scores(record: Record, systems: HeldOut, horizon: int, curves: dict[str, Curve]) -> dict[str, float]:

@@ -37,8 +37,9 @@ class Ranking:
         return [score(name).direction for name in self.objectives]
 
     def missing(self, scores: Scores) -> str | None:
-        """Return the first score without which a trial cannot be ranked, if it is NaN."""
-        return next((key for key in (*self.objectives, self.error) if math.isnan(scores[key])), None)
+        """Return the first score without which a trial cannot be ranked, if it is NaN or not there."""
+        needed = (*self.objectives, self.error)
+        return next((key for key in needed if math.isnan(scores.get(key, math.nan))), None)
 
     def excess(self, scores: Scores) -> float:
         """How far the energy error is above the limit: ln(rel_dE / max_rel_dE), at most 0 when it is within.
@@ -53,7 +54,7 @@ class Ranking:
         It is the objective within the limit. Above it, it is worse than any honest trial's by the excess, so that a
         trial cannot survive by a loose error; NaN where a score is.
         """
-        objective, error = float(scores[self.first]), scores[self.error]
+        objective, error = float(scores.get(self.first, math.nan)), scores[self.error]
         if math.isnan(objective) or math.isnan(error):
             return math.nan
         about, excess = score(self.first), self.excess(scores)

@@ -223,7 +223,9 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m tune.search", description="Search for hyperparameters.")
-    parser.add_argument("--space", required=True, help="a YAML file, or the name of a shipped space (history, quick)")
+    parser.add_argument(
+        "--space", required=True, help="a YAML file, or a shipped space: history, long_run, quick or step_rule"
+    )
     parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
     parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
     parser.add_argument("--seed", type=_count_or_zero, help="seed of the search, instead of the space's")

@@ -200,11 +200,21 @@ def test_phase_errors_are_of_second_order():
     assert 1e-4 < fine["phase_error"] < 1e-1
 
 
-def test_wall_gain_counts_what_a_proposal_costs():
-    """Timing decides nothing here but the sign: a hundred force evaluations a proposal cost more than one."""
-    config = small(**SHORT)
-    against = references(config)
-    assert wall_gain(Oracle(1e-4, GRAVITY), config, against, 1.0) < 0.8
+@pytest.mark.parametrize(("n_steps", "expected"), [(1, 2 / 101), (20, 2 / 6)])
+def test_wall_gain_is_per_force_evaluation(n_steps, expected, monkeypatch):
+    """By a clock that counts 1 for an evaluation or a dynamical proposal, and 100 for another: blocks share theirs."""
+    config, clock, rules = small(**SHORT, n_steps=n_steps, step_rule="reversible"), [0.0], []
+
+    def ticking(state, criterion, *_, steps, n_steps, step_rule, **__):
+        rules.append(step_rule)
+        clock[0] += steps * (n_steps + (1 if isinstance(criterion, Dynamical) else 100))
+
+    monkeypatch.setattr(scoring, "simulate", ticking)
+    monkeypatch.setattr(scoring.time, "perf_counter", lambda: clock[0])
+    gain = wall_gain(Oracle(1e-4, GRAVITY), config, references(config), 1.0)
+    assert gain == pytest.approx(expected)
+    assert gain < 0.8
+    assert set(rules) == {"direct", "reversible"}
 
 
 def test_two_horizons():

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from core import portrait
@@ -76,7 +75,7 @@ class Search:
     @property
     def error(self) -> str:
         """The energy error that the space limits."""
-        return str(getattr(self.ranking, "error", "rel_dE"))
+        return self.ranking.error
 
     def within(self, scores: dict[str, float]) -> bool:
         """Whether a trial kept the energy error that the space allows."""
@@ -158,9 +157,7 @@ def read_search(path: Path, say: Say) -> Search:
     ranked = study.best(len(kept.trials))
     systems = held_out(space.example(), "validation")
     curves, missing = _curves(systems, say)
-    values = space.model_dump()
-    names = values.get("objectives") or [values["objective"]]
-    upwards = [direction == StudyDirection.MAXIMIZE for direction in kept.directions]
+    upwards = [direction == "maximize" for direction in study.ranking.directions]
     return Search(
         folder=folder,
         space=space,
@@ -168,7 +165,7 @@ def read_search(path: Path, say: Say) -> Search:
         records=study.records(),
         trials=kept.trials,
         ranked=ranked,
-        objectives=dict(zip(names, upwards, strict=True)),
+        objectives=dict(zip(space.objectives, upwards, strict=True)),
         best=_best(folder, ranked),
         confirmation=_json(path / "confirmation.json"),
         systems=systems,

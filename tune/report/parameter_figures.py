@@ -168,7 +168,7 @@ def importances(search: Search) -> dict[str, float]:
     records = [record for record in _drawable(search) if record.state == "COMPLETE"]
     if len(free) < 2:
         raise NotDrawn("Fewer than two parameters vary, so there is nothing to weigh against each other.")
-    merit = getattr(search.ranking, "merit", search.ranking.value)
+    merit = search.ranking.merit
     values = [float(merit(record.scores)) for record in records]
     if len(records) < _FEWEST or len(set(values)) < 2:
         raise NotDrawn(

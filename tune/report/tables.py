@@ -41,7 +41,7 @@ def trial_table(search: Search) -> str:
     for index, record in enumerate(records):
         if search.best and record.number == search.best.trial:
             marked.add(index)
-        on_front = "front" if getattr(record, "pareto", None) else ""
+        on_front = "front" if record.pareto else ""
         model = search.folder.checkpoint(record.number) / MODEL_FILE
         number = str(record.number)
         if model.is_file():

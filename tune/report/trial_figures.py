@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from optuna.trial import FrozenTrial
 
+from tune.first_objective import curve_of
 from tune.progress import WORDS
 from tune.report.data import NotDrawn, Search
 from tune.report.model_figures import Drawing
@@ -171,10 +172,8 @@ def _intermediate(search: Search, theme: Theme) -> Figure:
 
 
 def _reported(trial: FrozenTrial) -> dict[int, float]:
-    """A trial's curve. With several objectives Optuna keeps none: it is a user attribute then, its keys text."""
-    kept = trial.intermediate_values or trial.user_attrs.get("curve") or {}
-    return {int(epoch): float(value) for epoch, value in sorted(kept.items(), key=lambda item: int(item[0]))
-            if np.isfinite(value)}  # fmt: skip
+    """A trial's curve, in the order of epochs."""
+    return {epoch: value for epoch, value in sorted(curve_of(trial).items()) if np.isfinite(value)}
 
 
 def _pareto(search: Search, theme: Theme) -> Figure:

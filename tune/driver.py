@@ -1,5 +1,6 @@
 """Run a study's trials, and the repeats of its best, under Ray Tune. Optuna decides, Ray executes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,16 @@ from tune.trainable import TimeStepTraining
 
 @dataclass(frozen=True)
 class Driver:
-    """How trainings run on this machine: so many at a time. ``storage`` is for Ray's own files."""
+    """How trainings run on this machine: so many at a time. ``storage`` is for Ray's own files.
+
+    ``monitors`` watch the trials of the search; they are called after the study and the folder know what has happened.
+    """
 
     resources: Resources
     concurrent: int
     storage: Path
+    trainable: type[tune.Trainable] = TimeStepTraining
+    monitors: Sequence[tune.Callback] = ()
 
     def run_trials(
         self, study: SearchStudy, folder: SearchFolder, progress: Progress, validation: References
@@ -42,7 +48,7 @@ class Driver:
             study.space.trials,
             StudySearcher(study, folder, self._share),
             StudyScheduler(study, folder),
-            SearchCallback(study, folder, progress),
+            [SearchCallback(study, folder, progress), *self.monitors],
             curves=validation,
         )
 
@@ -63,7 +69,7 @@ class Driver:
             confirmation.most,
             RepeatSearcher(confirmation, self._share),
             FIFOScheduler(),  # type: ignore[no-untyped-call]
-            RepeatCallback(confirmation, folder, progress),
+            [RepeatCallback(confirmation, folder, progress)],
             curves=validation,
             test=test,
         )
@@ -79,11 +85,11 @@ class Driver:
         samples: int,
         searcher: Searcher,
         scheduler: TrialScheduler,
-        callback: tune.Callback,
+        callbacks: list[tune.Callback],
         **held_out: Any,
     ) -> None:
-        trainable = tune.with_parameters(TimeStepTraining, **held_out)
-        trainable.__qualname__ = TimeStepTraining.__qualname__  # Ray's dashboard would show `_Inner`
+        trainable = tune.with_parameters(self.trainable, **held_out)
+        trainable.__qualname__ = self.trainable.__qualname__  # Ray's dashboard would show `_Inner`
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -99,7 +105,7 @@ class Driver:
                 name=name,
                 storage_path=str(self.storage),
                 verbose=0,
-                callbacks=[callback],
+                callbacks=callbacks,
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                 # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
                 failure_config=tune.FailureConfig(max_failures=2),

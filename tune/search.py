@@ -1,11 +1,9 @@
 """Search for hyperparameters: `python -m tune.search --space history`."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
 
@@ -18,6 +16,7 @@ from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out
 from core.scores import References, references_on
 from tune.baselines import BASELINES, baselines_at, measure_baselines
+from tune.command_line import parse
 from tune.confirmation import Confirmation
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.progress import Progress
@@ -40,7 +39,7 @@ _ALL_FAILED = 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
     with exit_on_user_error("tune.search"), exit_on_interrupt("tune.search"):
-        options = _parser().parse_args(arguments)
+        options = parse(arguments)
         file = find_space(options.space)
         space = load_space(file).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
@@ -214,40 +213,6 @@ def conclude(
         print("The confirmation was interrupted; what had ended is kept.")
         return STATUS
     return 0 if best else _ALL_FAILED
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists the options")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m tune.search", description="Search for hyperparameters.")
-    parser.add_argument(
-        "--space", required=True, help="a YAML file, or a shipped space: history, long_run, quick or step_rule"
-    )
-    parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
-    parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
-    parser.add_argument("--seed", type=_count_or_zero, help="seed of the search, instead of the space's")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the results folder is made")
-    parser.add_argument(
-        "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
-    )
-    return parser
-
-
-def _count(text: str) -> int:
-    return _whole_number(text, at_least=1)
-
-
-def _count_or_zero(text: str) -> int:
-    return _whole_number(text, at_least=0)
-
-
-def _whole_number(text: str, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"the value is {text}, but must be a whole number >= {at_least}")
-    return int(text)
 
 
 if __name__ == "__main__":

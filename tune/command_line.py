@@ -1,0 +1,46 @@
+"""The command line of `python -m tune.search`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from core.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message}; --help lists the options")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line of a search (that of the program, if None). Raises UserError."""
+    parser = Parser(prog="python -m tune.search", description="Search for hyperparameters.")
+    parser.add_argument(
+        "--space", required=True, help="a YAML file, or a shipped space: history, long_run, quick or step_rule"
+    )
+    parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
+    parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
+    parser.add_argument("--seed", type=_count_or_zero, help="seed of the search, instead of the space's")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the results folder is made")
+    parser.add_argument(
+        "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
+    )
+    return parser.parse_args(arguments)
+
+
+def _count(text: str) -> int:
+    return _whole_number(text, at_least=1)
+
+
+def _count_or_zero(text: str) -> int:
+    return _whole_number(text, at_least=0)
+
+
+def _whole_number(text: str, at_least: int) -> int:
+    if not text.isdecimal() or int(text) < at_least:
+        raise argparse.ArgumentTypeError(f"the value is {text}, but must be a whole number >= {at_least}")
+    return int(text)

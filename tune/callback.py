@@ -9,18 +9,20 @@ from ray.tune.experiment import Trial
 
 from tune.folder import SHOWN, SearchFolder
 from tune.progress import Progress, brief, describe
+from tune.ranking import Ranking
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
-from tune.trainable import EPOCH
+from tune.trainable import EPOCH, SCORES
 
 
 class TrainingCallback(NotInSnapshots, tune.Callback):
     """What is done alike for the trials of a search and for the repeats of its best."""
 
-    def __init__(self, folder: SearchFolder, progress: Progress) -> None:
+    def __init__(self, folder: SearchFolder, progress: Progress, ranking: Ranking) -> None:
         self._folder = folder
         self._progress = progress
+        self._ranking = ranking
         self._running: set[Path] = set()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -37,7 +39,7 @@ class TrainingCallback(NotInSnapshots, tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Show how far a training is."""
-        self._progress.advanced(name(trial), result[EPOCH])
+        self._progress.advanced(name(trial), result[EPOCH], brief(result.get(SCORES, {}), self._ranking))
 
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
@@ -65,7 +67,7 @@ class SearchCallback(TrainingCallback):
     """Called after the scheduler, so the study knows already what has happened."""
 
     def __init__(self, study: SearchStudy, folder: SearchFolder, progress: Progress) -> None:
-        super().__init__(folder, progress)
+        super().__init__(folder, progress, study.ranking)
         self._study = study
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

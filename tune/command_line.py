@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from core.errors import UserError
+from tune.monitoring.watching import Watching
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +30,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        help="export metrics for Prometheus: on ports that all can reach and that ask for no token",
+    )
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, a group for the search")
+    parser.add_argument("--wandb-project", help="its project (default: AITimeStepper)")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--quiet", action="store_true", help="say nothing but the result")
+    said.add_argument("--verbose", action="store_true", help="show Ray's logs and what its workers print")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as one JSON object on standard output, and everything else on standard error",
+    )
+    options = parser.parse_args(arguments)
+    if options.wandb_project is not None and not options.wandb:
+        raise UserError("The option --wandb-project does nothing without --wandb; add it.")
+    return options
+
+
+def watching(options: argparse.Namespace) -> Watching:
+    """Return how a search is to be watched."""
+    project = (options.wandb_project or "AITimeStepper") if options.wandb else None
+    return Watching(options.dashboard, options.metrics, project, options.verbose)
 
 
 def _count(text: str) -> int:

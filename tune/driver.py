@@ -27,7 +27,7 @@ from tune.trainable import TimeStepTraining
 class Driver:
     """How trainings run on this machine: so many at a time. ``storage`` is for Ray's own files.
 
-    ``monitors`` watch the trials of the search; they are called after the study and the folder know what has happened.
+    ``monitors`` watch trials and repeats; they are called after the study and the folder know what has happened.
     """
 
     resources: Resources
@@ -69,7 +69,7 @@ class Driver:
             confirmation.most,
             RepeatSearcher(confirmation, self._share),
             FIFOScheduler(),  # type: ignore[no-untyped-call]
-            [RepeatCallback(confirmation, folder, progress)],
+            [RepeatCallback(confirmation, folder, progress), *self.monitors],
             curves=validation,
             test=test,
         )

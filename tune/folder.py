@@ -146,18 +146,19 @@ class SearchFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a file of plain values; a number that is not finite becomes null."""
-        self._write(name, json.dumps(_finite(content), indent=2) + "\n")
+        self._write(name, json.dumps(finite(content), indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         with _part(self.path / name) as part:
             part.write_text(text, encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return plain values with null where a number is not finite: JSON has no others."""
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,13 +1,14 @@
 """What a search shows while it runs: one live view in a terminal, plain lines elsewhere."""
 
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from tune.objectives import score
@@ -16,20 +17,35 @@ from tune.ranking import Ranking, Scores
 
 #: Optuna's states in the words of the display.
 WORDS = {"COMPLETE": "done", "RUNNING": "running", "PRUNED": "stopped", "FAIL": "failed"}
+#: Seconds after which a plain line says how far a search is if no training has ended.
+_SILENCE = 60.0
+#: Columns of the live view's labels.
+_LABEL = 7
+
+
+@dataclass
+class _Running:
+    epoch: int
+    result: str = ""
 
 
 class Progress:
-    """Counts trainings and epochs, and says what is best so far. Use it as a context manager."""
+    """Counts trainings and epochs, and says what is best so far. Use it as a context manager.
 
-    def __init__(self, what: str, total: int, console: Console) -> None:
+    ``before`` counts those that ended before, by Optuna's states; they do not count for the pace.
+    """
+
+    def __init__(self, what: str, total: int, console: Console, before: Mapping[str, int] | None = None) -> None:
         self._what = what
         #: Trainings that are to be run, as far as is known.
         self.total = total
         self._console = console
-        self._start = time.monotonic()
-        self._running: dict[str, int] = {}
+        self._start = self._last_line = time.monotonic()
+        self._running: dict[str, _Running] = {}
+        self._before = Counter(before)
         self._ended: Counter[str] = Counter()
         self._ended_epochs = 0
+        self._trained = 0
         self._best: tuple[str, ...] = ("none yet",)
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
 
@@ -41,9 +57,13 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def advanced(self, name: str, epoch: int) -> None:
-        """Take note of a running training's epoch."""
-        self._running[name] = epoch
+    def advanced(self, name: str, epoch: int, result: str = "") -> None:
+        """Take note of a running training's epoch, and of its newest scores if there are new ones."""
+        known = self._running.setdefault(name, _Running(epoch))
+        self._trained += max(epoch - known.epoch, 0)
+        known.epoch, known.result = epoch, result or known.result
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _SILENCE:
+            self.note(self._status())
 
     def ended(self, name: str, state: str, epochs: int, result: str, best: Sequence[str], reason: str = "") -> None:
         """Take note of a training's end. ``best`` is what is best now, and lines with more about it."""
@@ -53,40 +73,62 @@ class Progress:
         self._best = tuple(best) or self._best
         text = f"{self._what} {name} {WORDS[state]}" + (f" ({reason})" if reason else f", {result}" if result else "")
         if not self._console.is_terminal:
-            self.note(f"{text} | {self._counts()} | best: {self._best[0]} | {self._time_left()}")
+            self.note(f"{text} | {self._status()}")
         elif reason:
             self.note(text)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
-        print(f"[{clock(time.monotonic() - self._start)}] {text}", flush=True)
+        self._last_line = time.monotonic()
+        print(f"[{clock(self._last_line - self._start)}] {text}", flush=True)
+
+    def _status(self) -> str:
+        return f"{self._counts()} | best: {self._best[0]} | {self._time_left()}{self._pace()}"
 
     def _counts(self) -> str:
-        counts = {"COMPLETE": 0, "RUNNING": len(self._running), "PRUNED": 0, "FAIL": 0} | self._ended
-        states = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items())
-        return f"{states} of {self.total}"
+        counts = self._before + self._ended + Counter(RUNNING=len(self._running))
+        return ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items()) + f" of {self.total}"
 
     def _time_left(self) -> str:
         finished = self._ended.total()
         if not finished:
             return "time left not known yet"
         mean = self._ended_epochs / finished
-        waiting = self.total - finished - len(self._running)
-        left = waiting * mean + sum(max(mean - epoch, 0) for epoch in self._running.values())
-        pace = (time.monotonic() - self._start) / max(self._ended_epochs + sum(self._running.values()), 1)
-        return f"about {clock(left * pace)} left"
+        waiting = max(self.total - self._before.total() - finished - len(self._running), 0)
+        left = waiting * mean + sum(max(mean - training.epoch, 0) for training in self._running.values())
+        return f"about {clock(left * (time.monotonic() - self._start) / max(self._trained, 1))} left"
 
-    def _view(self) -> Table:
+    def _pace(self) -> str:
+        minutes = (time.monotonic() - self._start) / 60
+        if not self._ended or not minutes:
+            return ""
+        return f", {self._ended.total() / minutes:.3g} {self._what}s and {self._trained / minutes:.3g} epochs a minute"
+
+    def _view(self) -> Group:
+        """The live view: it fills the width, and is never higher than the terminal."""
+        width, height = self._console.width, self._console.height
         spent = clock(time.monotonic() - self._start)
-        running = ", ".join(f"{name} (epoch {epoch})" for name, epoch in self._running.items())
-        lines = [f"{self._what}s: {self._counts()}", f"now: {running or 'starting'}", f"best: {self._best[0]}"]
-        lines += [f"      {line}" for line in self._best[1:]]
-        view = Table.grid(expand=True)
-        view.add_row(f"{spent} passed, {self._time_left()}")
-        view.add_row(ProgressBar(total=self.total, completed=self._ended.total()))
-        for line in lines:
-            view.add_row(Text(line, overflow="ellipsis", no_wrap=True))
-        return view
+        head: list[ConsoleRenderable] = [
+            _line(f"{self._what}s", self._counts()),
+            ProgressBar(total=self.total, completed=self._before.total() + self._ended.total()),
+            _line("time", f"{spent} passed, {self._time_left()}{self._pace()}"),
+        ]
+        room = max(width - _LABEL - 2, 20)
+        best = [row for text in self._best for row in textwrap.wrap(text, room, max_lines=max(height // 4, 1))]
+        lines = [_line("" if index else "best", row) for index, row in enumerate(best)]
+        running = [
+            f"{self._what} {name}, epoch {training.epoch}" + (f", {training.result}" if training.result else "")
+            for name, training in self._running.items()
+        ] or ["starting"]
+        rows = max(height - 1 - len(head) - len(lines), 1)
+        if len(running) > rows:
+            running[rows - 1 :] = [f"and {len(running) - rows + 1} more"]
+        lines += [_line("" if index else "now", row) for index, row in enumerate(running)]
+        return Group(*head, *lines)
+
+
+def _line(label: str, text: str) -> Text:
+    return Text(f"{label:{_LABEL}}  {text}", overflow="ellipsis", no_wrap=True)
 
 
 def clock(seconds: float) -> str:
@@ -107,4 +149,4 @@ def describe(parameters: Mapping[str, object]) -> str:
 def brief(scores: Scores, ranking: Ranking) -> str:
     """Return the objectives and the energy error on one line."""
     keys = dict.fromkeys((*ranking.objectives, ranking.error))
-    return ", ".join(f"{key} {format(scores[key], score(key).style)}" for key in keys)
+    return ", ".join(f"{key} {format(scores[key], score(key).style)}" for key in keys if key in scores)

@@ -21,7 +21,8 @@ _ENVIRONMENT = {
     # Ray's own progress output and loggers: ours is one view, one table.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ray's metrics endpoints need no token and listen on all interfaces.
+    # Ray's metrics endpoints need no token and listen on all interfaces. Those of the dashboard and of the autoscaler,
+    # which has nothing to scale here, stay closed in any case.
     "DASHBOARD_METRIC_PORT": "-1",
     "AUTOSCALER_METRIC_PORT": "-1",
     # Otherwise Ray warns that it will one day hide GPUs from workers that ask for none.
@@ -31,6 +32,8 @@ _ENVIRONMENT = {
 _LONGEST_ROOT = 24
 #: Only the reference curves and models go through Ray's object store.
 _OBJECT_STORE_BYTES = 128 * 2**20
+#: Values are read every second, and those that are not set any more are gone after a few.
+_METRICS = {"metrics_report_interval_ms": 2000}
 #: What ends a search from outside: `kill`, and a terminal that is closed.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -51,8 +54,11 @@ def prepare_environment() -> None:
 
 
 @contextmanager
-def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
-    """Start Ray on this machine alone, whatever RAY_ADDRESS says, and stop it and remove its files at the end."""
+def ray_session(*, dashboard: bool, metrics: bool = False, verbose: bool = False) -> Iterator[RaySession]:
+    """Start Ray on this machine alone, whatever RAY_ADDRESS says, and stop it and remove its files at the end.
+
+    ``metrics`` opens the port that Prometheus reads, ``verbose`` shows what Ray and its workers say.
+    """
     import ray
 
     root = tempfile.gettempdir()
@@ -66,11 +72,11 @@ def ray_session(*, dashboard: bool) -> Iterator[RaySession]:
             address="local",
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
-            logging_level=logging.CRITICAL,
-            log_to_driver=False,
+            logging_level=logging.INFO if verbose else logging.CRITICAL,
+            log_to_driver=verbose,
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=str(folder),
-            _system_config={"enable_metrics_collection": False},
+            _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
         )
         _guard_token()
         # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)

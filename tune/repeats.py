@@ -49,7 +49,7 @@ class RepeatCallback(TrainingCallback):
     """Tells the confirmation what came of its repeats."""
 
     def __init__(self, confirmation: Confirmation, folder: SearchFolder, progress: Progress) -> None:
-        super().__init__(folder, progress)
+        super().__init__(folder, progress, confirmation.ranking)
         self._confirmation = confirmation
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -1,6 +1,8 @@
 """Search for hyperparameters: `python -m tune.search --space history`."""
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +18,14 @@ from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out
 from core.scores import References, references_on
 from tune.baselines import BASELINES, baselines_at, measure_baselines
-from tune.command_line import parse
+from tune.command_line import parse, watching
 from tune.confirmation import Confirmation
 from tune.folder import SHOWN, ResultsError, SearchFolder
+from tune.monitoring.watching import Watching
+from tune.output import Output
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
+from tune.result import result_of
 from tune.space import Resources, Space, find_space, load_space
 from tune.study import SearchStudy
 from tune.summary import (
@@ -30,6 +35,7 @@ from tune.summary import (
     print_model,
     print_question,
     print_trials,
+    print_watching,
 )
 from tune.tables import Baselines
 
@@ -45,19 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
         )
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
-        print_question(space, file)
-        return search(space, folder, dashboard=options.dashboard)
+        output = Output(quiet=options.quiet, as_json=options.json)
+        with output.running():
+            print_question(space, file)
+            return search(space, folder, watching(options), output)
 
 
-def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
+def search(space: Space, folder: SearchFolder, watched: Watching, output: Output) -> int:
     """Run a whole search and print its result; return the exit status."""
+    start = time.monotonic()
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
     prepare_environment()
-    with ray_session(dashboard=dashboard) as session:
+    with ray_session(dashboard=watched.dashboard, metrics=watched.metrics, verbose=watched.verbose) as session:
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
-        print_machine(fitted, folder, concurrent, session.dashboard, dropped_gpu)
+        print_machine(fitted, folder, concurrent, dropped_gpu)
         try:
             folder.create(fitted)
             with folder.writing():
@@ -67,19 +76,27 @@ def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
             raise
         # Ray is slow to import, and reads its environment when it is: so it comes in here.
         from tune.driver import Driver
+        from tune.monitoring.start import watch
 
-        driver = Driver(fitted.resources, concurrent, session.storage)
-        with _ending_early(), Progress("trial", fitted.trials, Console()) as progress:
-            driver.run_trials(study, folder, progress, validation)
-        model = write_results(study, folder, validation.systems)
-        confirmation = None
-        if test and not folder.failure and not is_interrupted(study):
-            confirmation = Confirmation(study)
-            if confirmation.due():
-                print_candidates(confirmation)
-                with _ending_early(), Progress("repeat", confirmation.most, Console()) as progress:
-                    driver.run_repeats(confirmation, folder, progress, validation, test)
-        return conclude(study, folder, validation.systems, model, confirmation, test.systems if test else None)
+        # Ray's own lines would tear a live view.
+        console = Console(force_terminal=False if watched.verbose else None)
+        before = Counter(record.state for record in study.records() if record.state != "RUNNING")
+        with watch(watched, study, folder) as monitoring:
+            print_watching(folder, session.dashboard, monitoring.hints)
+            driver = Driver(fitted.resources, concurrent, session.storage, monitors=[monitoring])
+            with _ending_early(), Progress("trial", fitted.trials, console, before) as progress:
+                driver.run_trials(study, folder, progress, validation)
+            model = write_results(study, folder, validation.systems)
+            confirmation = None
+            if test and not folder.failure and not is_interrupted(study):
+                confirmation = Confirmation(study)
+                if confirmation.due():
+                    print_candidates(confirmation)
+                    with _ending_early(), Progress("repeat", confirmation.most, console) as progress:
+                        driver.run_repeats(confirmation, folder, progress, validation, test)
+            sets = (validation.systems, test.systems if test else None)
+            with output.ending():
+                return conclude(study, folder, sets, model, confirmation, output, start)
 
 
 def reference_set(space: Space, name: str) -> References:
@@ -187,23 +204,26 @@ def report_of(folder: SearchFolder) -> Path | None:
 def conclude(
     study: SearchStudy,
     folder: SearchFolder,
-    validation: HeldOut,
+    sets: tuple[HeldOut, HeldOut | None],
     model: Path | None,
     confirmation: Confirmation | None,
-    test: HeldOut | None,
+    output: Output,
+    start: float,
 ) -> int:
     """Print the result, of the confirmation too if there is one, and return the exit status.
 
-    Raises ResultsError, after the tables, if something could not be written.
+    ``sets`` are validation and test. Raises ResultsError, after the tables, if something could not be written.
     """
-    best = study.best(SHOWN)
+    (validation, test), best = sets, study.best(SHOWN)
     beside = study.attributes.get(BASELINES, {}).get("baselines", {})
     print_trials(study, folder, best, beside, validation)
     if confirmation is not None and test is not None:
         confirmed, baselines = write_confirmed(confirmation, folder, test)
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
-    print_model(model, report_of(folder))
+    report = report_of(folder)
+    print_model(model, report)
+    output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
     if folder.failure:
         raise folder.failure
     if is_interrupted(study):

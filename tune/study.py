@@ -145,6 +145,10 @@ class SearchStudy:
         front = {trial.number for trial in self._study.best_trials} if self._several else None
         return [_record(trial, front) for trial in self._study.get_trials(deepcopy=False)]
 
+    def record(self, number: int) -> TrialRecord:
+        """One trial, without its place on the Pareto front."""
+        return _record(self._frozen(number), None)
+
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
         complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]

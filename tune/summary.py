@@ -5,6 +5,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import tune
@@ -40,16 +41,22 @@ def print_question(space: Space, file: object) -> None:
         _line("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
 
 
-def print_machine(
-    space: Space, folder: SearchFolder, concurrent: int, dashboard: str | None, dropped_gpu: float
-) -> None:
-    """Say what it takes of the machine, and where to look."""
+def print_machine(space: Space, folder: SearchFolder, concurrent: int, dropped_gpu: float) -> None:
+    """Say what it takes of the machine, and where its results go."""
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
     dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
     _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
     _line("results", folder.path)
+
+
+def print_watching(folder: SearchFolder, dashboard: str | None, hints: Mapping[str, str]) -> None:
+    """Say where the search can be watched. The commands work as they are, from here."""
     if dashboard:
         _line("dashboard", f"{dashboard} (its token is in {Path('~/.ray/auth_token')})")
+    # The whole path: Optuna's lock would dangle with a part of it.
+    _line("optuna", shlex.join([_program("optuna-dashboard"), "--host", "127.0.0.1", str(folder.journal.resolve())]))
+    for label, hint in hints.items():
+        _line(label, hint)
     print(flush=True)
 
 
@@ -105,13 +112,15 @@ def print_model(model: Path | None, report: Path | None) -> None:
 
 def _runner() -> list[str]:
     """The start of a command that runs the runner, as it works from here when it is pasted."""
-    found = shutil.which("python")
+    return [_program("python"), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
+
+
+def _program(name: str) -> str:
+    """A program of this environment, as it is called from here."""
+    found, here = shutil.which(name), Path(sys.executable).parent
     # The same environment: `python` of a virtual environment is a link to one that does not know its packages.
-    ours = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
-    return [
-        "python" if ours else _shorter(sys.executable),
-        _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py")),
-    ]
+    ours = found is not None and Path(found).parent.resolve() == here.resolve()
+    return name if ours else _shorter(str(Path(sys.executable) if name == "python" else here / name))
 
 
 def _shorter(path: str) -> str:

@@ -192,7 +192,7 @@ BAD = {
         at("parameters/lr/lgo", True),
         "`parameters.lr.lgo` is unknown; did you mean `log`?",
     ),
-    "no factor": (at("parameters/lr/step", 0.1), "`parameters.lr`: its key `step` is 0.1, but must be a number > 1 with"),
+    "no factor": (at("parameters/lr/step", 0.1), "its key `step` is 0.1, but must be a number > 1 with `log"),
     "no kind": (at("parameters/lr", {"log": True}), "`parameters.lr` is .*must have one of the keys `float:"),
     "two kinds": (at("parameters/lr/int", [1, 2]), "must have one of the keys"),
     "empty range": (at("parameters/history_len/int", [3, 0]), r"\[3, 0\] must be \[low, high\].*empty"),

@@ -83,12 +83,11 @@ class SearchCallback(TrainingCallback):
 
     def _ended(self, trial: Trial) -> None:
         with self._folder.remembering():
-            records = self._study.records()
             best = self._study.best(SHOWN)
             self.drop_checkpoints(trial, [self._folder.checkpoint(record.number) for record in best])
-            self._folder.write_trials(records)
+            self._folder.write_trials(self._study.records())
         if not self._folder.failure:
-            record, ranking = records[number(trial)], self._study.ranking
+            record, ranking = self._study.record(number(trial)), self._study.ranking
             leader: list[str] = []
             if best:
                 leader = [f"trial {best[0].number}, {brief(best[0].scores, ranking)}", describe(best[0].parameters)]

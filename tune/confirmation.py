@@ -2,7 +2,7 @@
 
 The best of many trials owes its rank partly to luck (the winner's curse), so its own score does not count here. Repeats
 are rungs: every candidate gets a first one, and has to survive it to get a second. A candidate drops out when a repeat
-failed, when the mean of its rel_dE is above max_rel_dE, or when it is clearly behind the leader
+failed, when the means of its scores do not keep the limits, or when it is clearly behind the leader
 (:meth:`tune.spread.Sample.is_clearly_behind`). A rung is decided when all its repeats have ended, so that the outcome
 does not depend on which was first.
 
@@ -44,7 +44,7 @@ class Confirmation:
         self.study = study
         self.ranking = study.ranking
         self.seeds = study.space.confirm.seeds
-        records = study.records()
+        records = {record.number: record for record in study.records()}
         kept = study.attributes.get(ATTRIBUTE)
         if kept is None:
             within = [r for r in study.best(study.space.confirm.top) if self.ranking.excess(r.scores) <= 0]
@@ -121,7 +121,7 @@ class Confirmation:
     def verdict(self) -> tuple[int | None, bool, str]:
         """Return the winner, whether it is better than the second beyond chance, and a sentence that says so."""
         if not self.candidates:
-            return None, False, f"No trial kept {self._limit}, so there was nothing to confirm."
+            return None, False, f"No trial kept {self.ranking}, so there was nothing to confirm."
         if self.due():
             return None, False, f"The confirmation was interrupted after {self.ended} of at most {self.most} repeats."
         alive, order = self.survivors(), [record.number for record in self.order()]
@@ -130,8 +130,8 @@ class Confirmation:
         first = order[0]
         if not alive:
             return first, False, (
-                f"No candidate held out with fresh seeds: each failed or had a mean {self.ranking.error} above "
-                f"{self.ranking.max_rel_dE:g}; trial {first} came furthest."
+                f"No candidate held out with fresh seeds: each failed or did not keep {self.ranking} in the mean; "
+                f"trial {first} came furthest."
             )
         count = f"{len(self.of(first))} fresh seeds"
         if len(self.candidates) == 1:
@@ -214,13 +214,10 @@ class Confirmation:
         repeats = [repeat for repeat in self.of(trial) if repeat.repeat <= rung]
         if any(repeat.reason for repeat in repeats):
             return False
-        error = mean(self.ranking.error, [repeat.validation[self.ranking.error] for repeat in repeats])
-        return error <= self.ranking.max_rel_dE
+        limited = self.ranking.limited
+        return self.ranking.excess({key: mean(key, [one.validation[key] for one in repeats]) for key in limited}) <= 0
 
     def _sample(self, trial: int, rung: int) -> Sample:
         name = self.ranking.first
         return Sample.of(score(name), [r.validation[name] for r in self.scored(trial) if r.repeat <= rung])
 
-    @property
-    def _limit(self) -> str:
-        return f"{self.ranking.error} within {self.ranking.max_rel_dE:g}"

@@ -82,23 +82,28 @@ def suffixes(periods: Iterable[int]) -> dict[int, str]:
 
 def check_objectives(names: list[str], periods: Iterable[int], kepler: bool) -> None:
     """Raise UserError for a name that is no score of a search over these periods, or that is there twice."""
-    ends = suffixes(periods)
     for index, name in enumerate(names):
-        base, suffix = parts(name)
-        if base not in SCORES:
-            known = nearest(name, list(SCORES)) or f"; must be one of {', '.join(SCORES)}."
-            raise UserError(f"The objective `{name}` is unknown{known}")
-        if suffix and not SCORES[base].over_periods:
-            raise UserError(f"The objective `{name}` is unknown: {base} has no periods; leave `{suffix}` out.")
-        if suffix and suffix not in ends.values():
-            scored = ", ".join(f"{base}{end} ({horizon} periods)" for horizon, end in ends.items())
-            raise UserError(
-                f"The objective `{name}` is not scored: `fixed.eval_periods` gives {scored}; choose one of these, or "
-                f"add {suffix[1:]} to it."
-            )
-        if base == "phase_error" and not kepler:
-            raise UserError(
-                f"The objective `{name}` is not scored here: it needs two point masses without an external field."
-            )
+        check_score("objective", name, periods, kepler)
         if name in names[:index]:
             raise UserError(f"The objective `{name}` is there twice; remove one of the two.")
+
+
+def check_score(role: str, name: str, periods: Iterable[int], kepler: bool) -> None:
+    """Raise UserError for a name, of an objective or whatever ``role`` says, that is no score over these periods."""
+    ends = suffixes(periods)
+    base, suffix = parts(name)
+    if base not in SCORES:
+        known = nearest(name, list(SCORES)) or f"; must be one of {', '.join(SCORES)}."
+        raise UserError(f"The {role} `{name}` is unknown{known}")
+    if suffix and not SCORES[base].over_periods:
+        raise UserError(f"The {role} `{name}` is unknown: {base} has no periods; leave `{suffix}` out.")
+    if suffix and suffix not in ends.values():
+        scored = ", ".join(f"{base}{end} ({horizon} periods)" for horizon, end in ends.items())
+        raise UserError(
+            f"The {role} `{name}` is not scored: `fixed.eval_periods` gives {scored}; choose one of these, or "
+            f"add {suffix[1:]} to it."
+        )
+    if base == "phase_error" and not kepler:
+        raise UserError(
+            f"The {role} `{name}` is not scored here: it needs two point masses without an external field."
+        )

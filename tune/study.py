@@ -18,12 +18,20 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.config import Config
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
-from tune.ranking import Ranking, Scores
+from tune.ranking import Scores
 from tune.space import Space
 
 # Streams of seeds. A stream has a number of its own, since numpy pads short seeds with zeros: (3, 5) and (3, 5, 0)
 # would be the same.
-_SAMPLER, _TRIAL = 1, 2
+_SAMPLER, _TRIAL, _DRAW = 1, 2, 3
+#: The user attribute of a trial that was proposed and is not run, with the reason. It is no trial of the search.
+SKIPPED = "skipped"
+#: After so many forbidden proposals in a row the next trial is drawn at random from what is allowed.
+_PATIENCE = 10
+#: So often, before one is made of the space's ends and choices.
+_DRAWS = 1000
+#: Excess of a trial that is not allowed at all.
+_BEYOND = 1e6
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class TrialRecord:
     epochs: int
     parameters: dict[str, Any]
     scores: dict[str, float]
-    #: With several objectives: whether no other trial within max_rel_dE is better in all of them.
+    #: With several objectives: whether no other trial within the limits is better in all of them.
     pareto: bool | None = None
 
 
@@ -60,7 +68,7 @@ class SearchStudy:
     def __init__(self, space: Space, journal: Path, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
-        self.ranking = Ranking(tuple(space.objectives), space.max_rel_dE)
+        self.ranking = space.ranking
         storage = open_journal(journal)
         self._pruner = space.scheduler.build()
         self._study = optuna.create_study(
@@ -80,19 +88,43 @@ class SearchStudy:
         The sampler is made anew with a seed from the study's seed and the trial's number: a search that was interrupted
         and goes on then proposes what it would have proposed.
         """
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
-        trial = self._study.ask()
-        drawn: dict[str, Any] = {}
-        for key, parameter in self.space.draw_order:
-            suffix, domain = parameter.domain_given(drawn)
-            drawn[key] = parameter.suggest(trial, key + suffix, domain)
+        trial, parameters = self._propose()
+        for _ in range(_PATIENCE - 1):
+            if not self.space.forbids(parameters):
+                break
+            self._skip(trial, "forbidden")
+            trial, parameters = self._propose()
+        if self.space.forbids(parameters):
+            self._skip(trial, "forbidden")
+            self._study.enqueue_trial(self._allowed(trial.number))
+            trial, parameters = self._propose()
         seed = self.seed(trial.number, 0)
-        parameters = {key: drawn[key] for key in self.space.parameters}
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("seed", seed)
         self._running[trial.number] = trial
         return Proposal(trial.number, self.space.config(parameters, seed))
+
+    def _propose(self) -> tuple[Trial, dict[str, Any]]:
+        number = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
+        trial = self._study.ask()
+        return trial, self.space.draw(trial)
+
+    def _skip(self, trial: Trial, reason: str) -> None:
+        """End a proposal that is not run. Samplers learn to keep away: it breaks a constraint, beyond all others."""
+        trial.set_user_attr(SKIPPED, reason)
+        trial.set_constraint(reason, _BEYOND)
+        self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _allowed(self, number: int) -> dict[str, Any]:
+        """Draw what Optuna calls parameters at random, until they are allowed; a corner of the space if none is."""
+        sampler = optuna.samplers.RandomSampler(seed=derived_seed(_DRAW, self.space.seed, number))
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(_DRAWS):
+            trial = study.ask()
+            if not self.space.forbids(self.space.draw(trial)):
+                return trial.params
+        return self.space.stored(self.space.corner())
 
     def report(self, number: int, epoch: int, scores: Scores) -> None:
         """Take a running trial's scores at an epoch. A worker that was restarted may say the same again."""
@@ -125,7 +157,8 @@ class SearchStudy:
         if (trial := self._running.pop(number, None)) is None:
             return None
         trial.set_user_attr("epochs", epoch)
-        trial.set_constraint("max_rel_dE", self.ranking.excess(scores))
+        for name, excess in self.ranking.excesses(scores).items():
+            trial.set_constraint(name, excess)
         if epoch < self.space.epochs:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -140,10 +173,15 @@ class SearchStudy:
             self._study.tell(trial, state=TrialState.FAIL)
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, by number."""
-        # Optuna leaves out those that break a constraint, here the limit of the energy error.
+        """Every trial that was to be run, by number."""
+        # Optuna leaves out those that break a constraint, such as the limit of the energy error.
         front = {trial.number for trial in self._study.best_trials} if self._several else None
-        return [_record(trial, front) for trial in self._study.get_trials(deepcopy=False)]
+        trials = self._study.get_trials(deepcopy=False)
+        return [_record(trial, front) for trial in trials if SKIPPED not in trial.user_attrs]
+
+    def record(self, number: int) -> TrialRecord:
+        """One of them. (Numbers have gaps where proposals were not run.)"""
+        return next(record for record in self.records() if record.number == number)
 
     def record(self, number: int) -> TrialRecord:
         """One trial, without its place on the Pareto front."""

@@ -15,7 +15,6 @@ from tune.folder import SearchFolder
 from tune.objectives import score
 from tune.parameters import Parameter, as_text
 from tune.progress import WORDS
-from tune.ranking import Ranking
 from tune.space import Space
 from tune.study import SearchStudy, TrialRecord
 from tune.tables import Baselines, beside_baselines, repeats_table, test_table, trials_table
@@ -32,9 +31,9 @@ def print_question(space: Space, file: object) -> None:
     scored = f"after every {every} epochs" if every > 1 else "after every epoch" if every else "at the end"
     _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
     _line("sampler", f"{space.sampler.name}, seed {space.seed}")
-    ranking = Ranking(tuple(space.objectives), space.max_rel_dE)
+    ranking = space.ranking
     highest = "highest" if score(ranking.first).direction == "maximize" else "lowest"
-    _line("best", f"the {highest} {ranking.first} with {ranking.error} <= {space.max_rel_dE:g}")
+    _line("best", f"the {highest} {ranking.first} with {ranking}")
     if len(space.objectives) > 1:
         _line("beside it", f"the Pareto front of {', '.join(space.objectives)}")
     if space.confirm:
@@ -75,8 +74,7 @@ def print_trials(
     if best:
         print(f"\n{trials_table(best, study.ranking)}\n")
         if study.ranking.excess(best[0].scores) > 0:
-            limit = f"{study.ranking.error} within {study.ranking.max_rel_dE:g}"
-            print(f"No trial kept {limit}: the first is the nearest to it.\n")
+            print(f"No trial kept {study.ranking}: the first is the nearest to it.\n")
         print(f"{beside_baselines(f'trial {best[0].number}', best[0].scores, baselines, systems)}\n")
     elif records:
         print("No trial ran to its end, so there is no best model.")

@@ -52,3 +52,12 @@ def read_mapping(file: Traversable) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: must be a mapping with keys such as `parameters`, not {type(content).__name__}.")
     return content
+
+
+def read_value(text: str, source: str) -> Any:
+    """Read one value as such a file would. Raises UserError, with the ``source`` of the text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise UserError(f"{source}: not valid YAML: {problem}.") from None

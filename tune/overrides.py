@@ -1,0 +1,47 @@
+"""`--set key=value`: single entries of a search space from the command line."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from core.errors import UserError
+from tune.parameters import as_text, shorten
+from tune.yaml_file import read_value
+
+#: Two names of one entry: setting one takes the place of the other.
+_SAME = {"objective": "objectives", "objectives": "objective"}
+
+
+def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return a space's values with entries replaced or added; the path of an entry has dots: ``fixed.epochs=40``.
+
+    Raises UserError for a text that is no ``key=value`` with a YAML value, or a path through what has no keys.
+    """
+    values, seen = copy.deepcopy(values), dict[str, str]()
+    for text in assignments:
+        path, equals, written = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"The value of --set is {shorten(text)}, but must be key=value, for example trials=8.")
+        if path.strip() in seen:
+            raise UserError(f"--set gives `{path.strip()}` twice, {seen[path.strip()]} and {text}; leave one out.")
+        seen[path.strip()] = text
+        _set(values, keys, read_value(written, f"--set {shorten(text)}"))
+    return values
+
+
+def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    entry, named = values, list(keys)
+    for depth, key in enumerate(named[:-1], 1):
+        entry = entry.setdefault(_as_it_is(entry, key), {})
+        if not isinstance(entry, dict):
+            is_value = f"`{'.'.join(named[:depth])}` is {shorten(as_text(entry))}"
+            raise UserError(f"The key `{'.'.join(named)}` of --set cannot be there: {is_value}, which has no keys.")
+    if len(named) == 1:
+        values.pop(_SAME.get(named[0], ""), None)
+    entry[_as_it_is(entry, named[-1])] = value
+
+
+def _as_it_is(entry: dict[Any, Any], key: str) -> Any:
+    """A key of the mapping that is written so: YAML reads some keys as numbers or as true and false."""
+    return next((known for known in entry if as_text(known) == key), key)

@@ -1,0 +1,221 @@
+"""What a search space must keep beyond the form of its entries: every trial that it allows can be run and compared."""
+
+from collections.abc import Iterator, Mapping, Set
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from core.config import Config
+from core.errors import ConfigError, UserError, nearest
+from core.inert import inert_settings
+from core.pack import RUN_KEYS
+from tune.constraints import Constraint
+from tune.forbidden import check_rules, cuts, is_forbidden
+from tune.objectives import check_objectives, check_score
+from tune.parameters import ChoiceParameter, IntParameter, Parameter, as_text
+from tune.pruners import Asha
+
+if TYPE_CHECKING:
+    from tune.space import Space
+
+#: Keys that say which systems a trial is scored on. Trials with other systems could not be compared.
+SYSTEM_KEYS = (
+    *("num_particles", "dim", "mass", "pos_scale", "vel_scale", "softening", "external_field_mass"),
+    *("external_field_position", "e_min", "e_max", "a_min", "a_max", "eval_periods"),
+)
+NOT_SEARCHABLE = {
+    **dict.fromkeys(SYSTEM_KEYS, "trials scored on different systems cannot be compared; put it under `fixed`"),
+    **dict.fromkeys(
+        ("epochs", "evaluate_every"), "early stopping compares trials epoch by epoch; put it under `fixed`"
+    ),
+    **dict.fromkeys(("device",), "`resources` decides where trials run; put it under `fixed`"),
+    "seed": "every trial has a seed of its own, made from the space's `seed`; leave it out",
+}
+#: Ray counts resources in units of this.
+SMALLEST_SHARE = 1e-4
+
+
+def check_space(space: "Space") -> None:
+    """Raise UserError, without the file, for the first thing that is wrong."""
+    _check_keys(space)
+    _check_conditions(space)
+    check_rules(space.forbid, space.parameters)
+    _check_corners(space)
+
+
+def check_key(section: str, key: str) -> None:
+    """Raise UserError for a key of a section that is none of a training's."""
+    if key in RUN_KEYS:
+        raise UserError(f"The key `{section}.{key}` does not act on the trials of a search; leave it out.")
+    if key not in Config.model_fields:
+        hint = nearest(key, list(Config.model_fields)) or "; must be a key of the configuration."
+        raise UserError(f"The key `{section}.{key}` is unknown{hint}")
+
+
+def check_not_both(key: str, fixed: Mapping[str, Any]) -> None:
+    """Raise UserError for a parameter that is fixed as well."""
+    if key in fixed:
+        raise UserError(f"The key `{key}` is both under `parameters` and under `fixed`; remove one of the two.")
+
+
+def _check_keys(space: "Space") -> None:
+    for section, names in (("parameters", space.parameters), ("fixed", space.fixed)):
+        for key in names:
+            check_key(section, key)
+    if space.fixed.get("eval_periods") == []:
+        raise UserError("The value of `fixed.eval_periods` is [], but must have at least one entry.")
+    for key in space.parameters:
+        check_not_both(key, space.fixed)
+        if key in NOT_SEARCHABLE:
+            raise UserError(f"The key `{key}` cannot be under `parameters`: {NOT_SEARCHABLE[key]}.")
+    if "seed" in space.fixed:
+        raise UserError(f"The key `seed` cannot be under `fixed`: {NOT_SEARCHABLE['seed']}.")
+    if space.fixed.get("device") == "cpu" and space.resources.gpu:
+        raise UserError(
+            f"The value of `fixed.device` is cpu, but `resources.gpu` is {space.resources.gpu:g}; leave out one."
+        )
+    if 0 < space.resources.gpu < SMALLEST_SHARE:
+        raise UserError(
+            f"The value of `resources.gpu` is {space.resources.gpu:g}, but must be 0 or at least {SMALLEST_SHARE}."
+        )
+    if space.resources.gpu > 1 and space.resources.gpu % 1:
+        raise UserError(
+            f"The value of `resources.gpu` is {space.resources.gpu}, but must be a whole number or a share of one GPU "
+            "(at most 1)."
+        )
+
+
+def _check_conditions(space: "Space") -> None:
+    for key, parameter in space.parameters.items():
+        for kind, named in (("when", parameter.when or {}), ("only", parameter.required)):
+            for name, values in named.items():
+                _check_condition(space, key, kind, name, list(values))
+    for key in space.parameters:
+        _check_no_circle(space, key)
+
+
+def _check_condition(space: "Space", key: str, kind: str, name: str, values: list[Any]) -> None:
+    parent = space.parameters.get(name)
+    if not isinstance(parent, ChoiceParameter | IntParameter):
+        raise UserError(
+            f"The key `parameters.{key}.{kind}` names `{name}`, but must name a choice parameter of this space, or one "
+            "of whole numbers."
+        )
+    for value in values:
+        if not any(parent.contains(domain, value) for domain in parent.domains):
+            of = "choices" if isinstance(parent, ChoiceParameter) else "values"
+            every = dict.fromkeys(as_text(one) for domain in parent.domains for one in domain)
+            known = (", " if of == "choices" else " to ").join(every)
+            has = f"has a range for {as_text(value)}, but must have ranges for" if kind == "when" else (
+                f"has {as_text(value)}, but must have"
+            )  # fmt: skip
+            raise UserError(f"The key `parameters.{key}.{kind}.{name}` {has} {of} of {name} only: {known}.")
+
+
+def _check_no_circle(space: "Space", key: str) -> None:
+    path = [key]
+    todo = [[key, name] for name in space.parameters[key].parents]
+    while todo:
+        path = todo.pop()
+        if path[-1] == key:
+            raise UserError(
+                f"The key `parameters.{key}` depends on itself ({' on '.join(path)}); remove one of the conditions."
+            )
+        if path[-1] not in path[:-1]:
+            todo += [[*path, name] for name in space.parameters[path[-1]].parents]
+
+
+def _check_corners(space: "Space") -> None:
+    """Make a config of every corner of the space.
+
+    No rule of a config couples more than three keys, so all corners of every three parameters are enough: their number
+    stays small where that of all corners would not.
+    """
+    inert: list[tuple[dict[str, Any], dict[str, str]]] = []
+    for corner in corners(space):
+        try:
+            config = space.config(corner)
+        except ConfigError as error:
+            drawn = ", ".join(f"{key} {as_text(value)}" for key, value in corner.items() if key in str(error))
+            advice = f" The parameters allow {drawn}: change a range, give one a range under `when`, or use `forbid`."
+            raise UserError(f"{error}{advice if drawn else ''}") from None
+        inert.append((corner, inert_settings(config)))
+    if not inert:
+        raise UserError("The rules of `forbid` leave no configuration to try; remove one of them.")
+    for section, names in (("parameters", space.parameters), ("fixed", space.fixed)):
+        for key in names:
+            having = [settings for corner, settings in inert if section == "fixed" or key in corner]
+            if not having:
+                raise UserError(f"The key `parameters.{key}` is in no trial: what it needs never is so; leave it out.")
+            if all(key in settings for settings in having):
+                when = having[0][key]
+                raise UserError(f"The key `{section}.{key}` acts only {when}, which no trial has; leave it out.")
+    _check_scores(space, config)
+    if isinstance(space.scheduler, Asha) and space.scheduler.first_rung >= config.epochs:
+        raise UserError(
+            f"The value of `scheduler.min_resource` is {space.scheduler.min_resource}, but the first rung (min_resource"
+            f" * reduction_factor ** min_early_stopping_rate = {space.scheduler.first_rung}) must be below epochs "
+            f"({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+        )
+    if isinstance(space.scheduler, Asha) and not 0 < config.evaluate_every < config.epochs:
+        raise UserError(
+            f"The value of `fixed.evaluate_every` is {config.evaluate_every}, but must be between 1 and epochs - 1 "
+            f"({config.epochs - 1}): asha stops trials by the scores they have on the way; or set `scheduler: none`."
+        )
+
+
+def _check_scores(space: "Space", config: Config) -> None:
+    kepler = config.num_particles == 2 and not config.softening and not config.external_field_mass
+    check_objectives(space.objectives, config.eval_periods, kepler)
+    for text in space.constraints:
+        constraint = Constraint.parse(text)
+        check_score("score of a constraint", constraint.name, config.eval_periods, kepler)
+        constraint.check()
+
+
+def corners(space: "Space") -> Iterator[dict[str, Any]]:
+    """Yield parameters of trials that the space allows: for every three, all ends and choices that go together.
+
+    What the three depend on is varied too. There is no corner where everything is forbidden.
+    """
+    order = space.draw_order
+    for varied in combinations(space.parameters, min(3, len(order))):
+        free = set(varied)
+        for key in varied:
+            free |= _ancestors(space, key)
+            free |= {other for rule in space.forbid if key in rule for other in rule}
+        yield from _drawings(space, order, free, {})
+
+
+def _ancestors(space: "Space", key: str) -> set[str]:
+    parents = set(space.parameters[key].parents)
+    return parents.union(*(_ancestors(space, parent) for parent in parents))
+
+
+def _drawings(
+    space: "Space", order: list[tuple[str, Parameter]], free: Set[str], drawn: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield every way to go on from what is drawn: all values of the free parameters, and the first that is allowed."""
+    if is_forbidden(space.forbid, space.parameters, drawn):
+        return
+    if not order:
+        yield drawn
+        return
+    (key, parameter), rest = order[0], order[1:]
+    if not parameter.exists(drawn):
+        yield from _drawings(space, rest, free, drawn)
+        return
+    for value in _values(space, key, parameter.domain_given(drawn)[1]):
+        is_allowed = False
+        for corner in _drawings(space, rest, free, {**drawn, key: value}):
+            is_allowed = True
+            yield corner
+        if is_allowed and key not in free:
+            return
+
+
+def _values(space: "Space", key: str, domain: Any) -> list[Any]:
+    """Values of a parameter to try: its points, and those that other parameters depend on."""
+    parameter = space.parameters[key]
+    values = parameter.points(domain, cuts(space.forbid, key))
+    named = [value for other in space.parameters.values() for value in other.parents.get(key, [])]
+    return values + [value for value in named if value not in values and parameter.contains(domain, value)]

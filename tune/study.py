@@ -180,10 +180,6 @@ class SearchStudy:
         return [_record(trial, front) for trial in trials if SKIPPED not in trial.user_attrs]
 
     def record(self, number: int) -> TrialRecord:
-        """One of them. (Numbers have gaps where proposals were not run.)"""
-        return next(record for record in self.records() if record.number == number)
-
-    def record(self, number: int) -> TrialRecord:
         """One trial, without its place on the Pareto front."""
         return _record(self._frozen(number), None)
 

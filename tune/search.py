@@ -19,6 +19,7 @@ from tune.baselines import BASELINES, baselines_at, measure_baselines
 from tune.command_line import parse
 from tune.confirmation import Confirmation
 from tune.folder import SHOWN, ResultsError, SearchFolder
+from tune.opening import open_study
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.space import Resources, Space, find_space, load_space
@@ -29,7 +30,9 @@ from tune.summary import (
     print_machine,
     print_model,
     print_question,
+    print_resumed,
     print_trials,
+    resume_command,
 )
 from tune.tables import Baselines
 
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
     with exit_on_user_error("tune.search"), exit_on_interrupt("tune.search"):
         options = parse(arguments)
+        if options.resume is not None:
+            return resume(options.resume, options.add_trials, options.max_concurrent, dashboard=options.dashboard)
         file = find_space(options.space)
         space = load_space(file).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
@@ -49,19 +54,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return search(space, folder, dashboard=options.dashboard)
 
 
+def resume(path: Path, more: int, max_concurrent: int | None, *, dashboard: bool) -> int:
+    """Go on with the search of a folder, with so many trials more; return the exit status."""
+    folder = SearchFolder.existing(path)
+    space = load_space(path / "space.yaml")
+    folder.lock()
+    with folder.writing():
+        folder.tidy()
+        if more:
+            space = space.changed(trials=space.trials + more)
+            folder.write_space(space)
+    study = open_study(space, folder)
+    print_question(space, path / "space.yaml")
+    print_resumed(study, folder)
+    return search(space.changed(max_concurrent=max_concurrent), folder, dashboard=dashboard)
+
+
 def search(space: Space, folder: SearchFolder, *, dashboard: bool) -> int:
-    """Run a whole search and print its result; return the exit status."""
+    """Run a search to its end and print its result; return the exit status. Its folder may have trials already."""
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
+    if folder.journal.exists() and not is_interrupted(study := open_study(space, folder)):
+        confirmation = Confirmation(study) if space.confirm else None
+        if not (confirmation and confirmation.due()):
+            model = write_results(study, folder, validation.systems)
+            return conclude(study, folder, validation.systems, model, confirmation, test.systems if test else None)
     prepare_environment()
     with ray_session(dashboard=dashboard) as session:
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, session.dashboard, dropped_gpu)
         try:
-            folder.create(fitted)
-            with folder.writing():
-                study = SearchStudy(fitted, folder.journal, folder.path.name)
+            if not folder.journal.exists():
+                folder.create(fitted)
+                folder.lock()
+            study = open_study(fitted, folder)
         except ResultsError:
             folder.remove()
             raise
@@ -203,14 +230,14 @@ def conclude(
         confirmed, baselines = write_confirmed(confirmation, folder, test)
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
-    print_model(model, report_of(folder))
+    print_model(model, report_of(folder), folder)
     if folder.failure:
         raise folder.failure
     if is_interrupted(study):
-        print("The search was interrupted; what had ended is kept.")
+        print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
         return STATUS
     if confirmation is not None and confirmation.due():
-        print("The confirmation was interrupted; what had ended is kept.")
+        print(f"The confirmation was interrupted; it goes on with: {resume_command(folder)}")
         return STATUS
     return 0 if best else _ALL_FAILED
 

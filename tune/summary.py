@@ -40,6 +40,14 @@ def print_question(space: Space, file: object) -> None:
         _line("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
 
 
+def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
+    """Say what an earlier run has left."""
+    states = Counter(record.state for record in study.records())
+    started = states.pop("RUNNING", 0)
+    missing = study.space.trials - states.total() - started
+    _line("goes on", f"{folder.path}: {states.total()} trials have ended, {started} had started, {missing} to come")
+
+
 def print_machine(
     space: Space, folder: SearchFolder, concurrent: int, dashboard: str | None, dropped_gpu: float
 ) -> None:
@@ -93,25 +101,32 @@ def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems
     print(confirmation.verdict()[2])
 
 
-def print_model(model: Path | None, report: Path | None) -> None:
-    """Print where the report is, and what to do with the best model."""
+def print_model(model: Path | None, report: Path | None, folder: SearchFolder) -> None:
+    """Print where the report is, what the folder takes of the disk, and what to do with the best model."""
     if report is not None:
         _line("report", report)
+    _line("disk", f"{folder.size / 1e6:.1f} MB")
     if model is not None:
         _line("best model", model)
         command = [*_runner(), "simulate", "--model-path", str(model)]
         print(f"simulate    {shlex.join([*command, '--num-orbits', '8', '--multi-orbit-sim', '--Nperiod', '10'])}")
 
 
+def resume_command(folder: SearchFolder) -> str:
+    """The command that goes on with a search, as it works from here when it is pasted."""
+    return shlex.join([_python(), "-m", "tune.search", "--resume", str(folder.path)])
+
+
 def _runner() -> list[str]:
     """The start of a command that runs the runner, as it works from here when it is pasted."""
+    return [_python(), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
+
+
+def _python() -> str:
     found = shutil.which("python")
     # The same environment: `python` of a virtual environment is a link to one that does not know its packages.
     ours = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()
-    return [
-        "python" if ours else _shorter(sys.executable),
-        _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py")),
-    ]
+    return "python" if ours else _shorter(sys.executable)
 
 
 def _shorter(path: str) -> str:

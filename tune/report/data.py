@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from core import portrait
@@ -20,10 +19,10 @@ from core.portrait import Portrait
 from core.scores import baseline_scores
 from core.work_precision import BASELINES, Curve, curves_of, has_curve
 from tune.folder import MODEL_FILE, SearchFolder
-from tune.journal import open_journal
+from tune.opening import open_search
 from tune.ranking import Ranking
-from tune.space import Space, load_space
-from tune.study import SearchStudy, TrialRecord
+from tune.space import Space
+from tune.study import TrialRecord
 
 Say = Callable[[str], None]
 
@@ -145,16 +144,9 @@ class Search:
 
 def read_search(path: Path, say: Say) -> Search:
     """Read a search's folder, and measure the curves that are missing. Raises UserError if it is none."""
-    folder = SearchFolder(path)
-    for name in ("space.yaml", folder.journal.name):
-        if not (path / name).is_file():
-            raise UserError(
-                f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
-                "results/history-20260131T120000Z."
-            )
-    space = load_space(path / "space.yaml")
-    kept, study = _open(space, folder)
-    ranked = study.best(len(kept.trials))
+    folder, study = open_search(path)
+    space = study.space
+    ranked = study.best(len(study.trials))
     systems = held_out(space.example(), "validation")
     curves, missing = _curves(systems, say)
     upwards = [direction == "maximize" for direction in study.ranking.directions]
@@ -163,7 +155,7 @@ def read_search(path: Path, say: Say) -> Search:
         space=space,
         ranking=study.ranking,
         records=study.records(),
-        trials=kept.trials,
+        trials=study.trials,
         ranked=ranked,
         objectives=dict(zip(space.objectives, upwards, strict=True)),
         best=_best(folder, ranked),
@@ -173,19 +165,6 @@ def read_search(path: Path, say: Say) -> Search:
         missing=missing,
         say=say,
     )
-
-
-def _open(space: Space, folder: SearchFolder) -> tuple[optuna.Study, SearchStudy]:
-    try:
-        storage = open_journal(folder.journal)
-    except json.JSONDecodeError:
-        raise UserError(f"{folder.journal}: cannot be read, a line of it is damaged.") from None
-    # The study has the name that the folder had at first; it may have been moved since.
-    names = [summary.study_name for summary in storage.get_all_studies()]
-    if not names:
-        raise UserError(f"{folder.journal}: holds no study; the search that wrote it did not start.")
-    study = optuna.load_study(study_name=names[0], storage=storage)
-    return study, SearchStudy(space, folder.journal, names[0])
 
 
 def _best(folder: SearchFolder, ranked: list[TrialRecord]) -> Best | None:

@@ -31,10 +31,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", type=Path, metavar="FOLDER", help="go on with an interrupted search: results/<search>"
     )
-    parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
-    parser.add_argument("--add-trials", type=_count, default=0, help="with --resume: so many trials more")
-    parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
-    parser.add_argument("--seed", type=_count_or_zero, help="seed of the search, instead of the space's")
+    parser.add_argument("--trials", type=count, help="trials to run, instead of the space's number")
+    parser.add_argument("--add-trials", type=count, default=0, help="with --resume: so many trials more")
+    parser.add_argument("--max-concurrent", type=count, help="trials at a time, at most")
+    parser.add_argument("--seed", type=count_or_zero, help="seed of the search, instead of the space's")
     parser.add_argument("--results", type=Path, help="where the results folder is made (default: results)")
     parser.add_argument(
         "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
@@ -53,11 +53,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read a number of things, at least one. Raises ArgumentTypeError."""
     return _whole_number(text, at_least=1)
 
 
-def _count_or_zero(text: str) -> int:
+def count_or_zero(text: str) -> int:
+    """Read a whole number, at least 0. Raises ArgumentTypeError."""
     return _whole_number(text, at_least=0)
 
 

@@ -64,7 +64,7 @@ class SearchFolder:
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
         """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
         try:
-            _check_writable(results)
+            check_writable(results)
         except OSError as error:
             raise UserError(
                 f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
@@ -238,7 +238,7 @@ def _part(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise OSError if a folder can be neither written nor made. Nothing is made yet."""
     for existing in (folder, *folder.absolute().parents):
         try:

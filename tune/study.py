@@ -197,6 +197,10 @@ class SearchStudy:
         front = {trial.number for trial in self._study.best_trials} if self._several else None
         return [_record(trial, front) for trial in self.trials]
 
+    def curve(self, number: int) -> dict[int, float]:
+        """What early stopping was told of a trial, by epoch."""
+        return dict(curve_of(self.trials[number]))
+
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
         complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]

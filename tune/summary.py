@@ -108,21 +108,23 @@ def print_model(model: Path | None, report: Path | None, folder: SearchFolder) -
     _line("disk", f"{folder.size / 1e6:.1f} MB")
     if model is not None:
         _line("best model", model)
-        command = [*_runner(), "simulate", "--model-path", str(model)]
-        print(f"simulate    {shlex.join([*command, '--num-orbits', '8', '--multi-orbit-sim', '--Nperiod', '10'])}")
+        _line("simulate", simulate_command(model))
+
+
+def simulate_command(model: Path) -> str:
+    """The command that simulates with a model, as it works from here when it is pasted."""
+    runner = [python_command(), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
+    options = ["--num-orbits", "8", "--multi-orbit-sim", "--Nperiod", "10"]
+    return shlex.join([*runner, "simulate", "--model-path", str(model), *options])
 
 
 def resume_command(folder: SearchFolder) -> str:
     """The command that goes on with a search, as it works from here when it is pasted."""
-    return shlex.join([_python(), "-m", "tune.search", "--resume", str(folder.path)])
+    return shlex.join([python_command(), "-m", "tune.search", "--resume", str(folder.path)])
 
 
-def _runner() -> list[str]:
-    """The start of a command that runs the runner, as it works from here when it is pasted."""
-    return [_python(), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
-
-
-def _python() -> str:
+def python_command() -> str:
+    """This Python, as it is called from here."""
     found = shutil.which("python")
     # The same environment: `python` of a virtual environment is a link to one that does not know its packages.
     ours = found is not None and Path(found).parent.resolve() == Path(sys.executable).parent.resolve()

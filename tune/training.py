@@ -68,9 +68,13 @@ class Training:
         test = evaluate(self._trainer.criterion(0), self._settings, self._test) if done and self._test else {}
         return Stretch(lane.epoch, scores, test, done)
 
+    def save_model(self, path: Path) -> None:
+        """Write a model, with its scores if it stands at an evaluation."""
+        save_model(path, self._trainer, metrics=self._scores)
+
     def save(self, folder: Path) -> None:
-        """Write model.pt, with the scores if it stands at an evaluation, and state.pt."""
-        save_model(folder / MODEL_FILE, self._trainer, metrics=self._scores)
+        """Write model.pt and state.pt."""
+        self.save_model(folder / MODEL_FILE)
         save_state(folder / STATE_FILE, self._trainer)
 
     def _evaluation_is_due(self, epoch: int) -> bool:

@@ -1,6 +1,5 @@
 """What a report shows: a search's folder as it is read, and the curves and simulations that stand beside it."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from core.held_out import HeldOut, held_out
 from core.portrait import Portrait
 from core.scores import baseline_scores
 from core.work_precision import BASELINES, Curve, curves_of, has_curve
-from tune.folder import MODEL_FILE, SearchFolder
-from tune.opening import open_search
+from tune.folder import SearchFolder
+from tune.opening import Best, best_model, open_search, read_json
 from tune.ranking import Ranking
 from tune.space import Space
 from tune.study import TrialRecord
@@ -36,15 +35,6 @@ _ECCENTRICITY = 0.9
 
 class NotDrawn(Exception):
     """A figure that this search has no data for. Its message is the sentence that stands in its place."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The model that a search exported, or would: its trial, its scores, and its file if it is there."""
-
-    trial: int
-    scores: dict[str, float]
-    path: Path | None
 
 
 @dataclass(frozen=True)
@@ -158,28 +148,13 @@ def read_search(path: Path, say: Say) -> Search:
         trials=study.trials,
         ranked=ranked,
         objectives=dict(zip(space.objectives, upwards, strict=True)),
-        best=_best(folder, ranked),
-        confirmation=_json(path / "confirmation.json"),
+        best=best_model(folder, ranked),
+        confirmation=read_json(path / "confirmation.json"),
         systems=systems,
         curves=curves,
         missing=missing,
         say=say,
     )
-
-
-def _best(folder: SearchFolder, ranked: list[TrialRecord]) -> Best | None:
-    """What best/ holds: a confirmation may have put another trial there than the one that leads the table."""
-    exported, metrics = folder.path / "best" / MODEL_FILE, _json(folder.path / "best" / "metrics.json")
-    numbers = {record.number: record for record in ranked}
-    if exported.is_file() and metrics.get("trial") in numbers:
-        record = numbers[metrics["trial"]]
-        # After a confirmation the model is that of a repeat, with scores of its own.
-        own = {key: metrics[key] for key in record.scores if isinstance(metrics.get(key), int | float)}
-        return Best(record.number, record.scores | own, exported)
-    if not ranked:
-        return None
-    kept = folder.checkpoint(ranked[0].number) / MODEL_FILE
-    return Best(ranked[0].number, ranked[0].scores, kept if kept.is_file() else None)
 
 
 def _curves(systems: HeldOut, say: Say) -> tuple[dict[int, dict[str, Curve]], dict[int, str]]:
@@ -196,14 +171,3 @@ def _curves(systems: HeldOut, say: Say) -> tuple[dict[int, dict[str, Curve]], di
             except UserError as error:
                 missing[horizon] = str(error)
     return curves, missing
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file that may not be there."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, or search again.") from None
-    return content if isinstance(content, dict) else {}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (of SLURM, `timeout`, a container) end a program alike: one line, exit status 130."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (of SLURM, `timeout`, a container) end a program alike: one line, exit status 130."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 STATUS = 130
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def leave_at_once(program: str) -> None:
@@ -25,7 +25,7 @@ def leave_at_once(program: str) -> None:
 
 @contextmanager
 def exit_on_interrupt(program: str) -> Iterator[None]:
-    """Let both signals raise KeyboardInterrupt, and turn one that nobody caught into a line and the exit status."""
+    """Let these signals raise KeyboardInterrupt, and turn one that nobody caught into a line and the exit status."""
     before = _handle(signal.default_int_handler)
     try:
         yield

@@ -23,7 +23,6 @@ class TrainingCallback(NotInSnapshots, tune.Callback):
         self._folder = folder
         self._progress = progress
         self._ranking = ranking
-        self._running: set[Path] = set()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End the run if something could not be written: Ray does not catch what is raised here."""
@@ -32,7 +31,6 @@ class TrainingCallback(NotInSnapshots, tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Show a training as running."""
-        self._running.add(self.checkpoint(trial))
         self._progress.advanced(name(trial), (trial.last_result or {}).get(EPOCH, 0))
 
     def on_trial_result(
@@ -57,11 +55,6 @@ class TrainingCallback(NotInSnapshots, tune.Callback):
         """Where a training's newest checkpoint is kept."""
         return self._folder.checkpoint(number(trial), repeat(trial))
 
-    def drop_checkpoints(self, ended: Trial, best: list[Path]) -> None:
-        """Remove what is not needed once a training has ended."""
-        self._running.discard(self.checkpoint(ended))
-        self._folder.drop_checkpoints(self.checkpoint(ended), best, self._running)
-
 
 class SearchCallback(TrainingCallback):
     """Called after the scheduler, so the study knows already what has happened."""
@@ -84,8 +77,13 @@ class SearchCallback(TrainingCallback):
     def _ended(self, trial: Trial) -> None:
         with self._folder.remembering():
             best = self._study.best(SHOWN)
-            self.drop_checkpoints(trial, [self._folder.checkpoint(record.number) for record in best])
-            self._folder.write_trials(self._study.records())
+            records = self._study.records()
+            self._folder.drop_checkpoints(
+                self.checkpoint(trial),
+                best=[self._folder.checkpoint(record.number) for record in best],
+                unfinished=[self._folder.checkpoint(one.number) for one in records if one.state == "RUNNING"],
+            )
+            self._folder.write_trials(records)
         if not self._folder.failure:
             record, ranking = self._study.record(number(trial)), self._study.ranking
             leader: list[str] = []

@@ -8,6 +8,14 @@ from typing import NoReturn
 from core.errors import UserError
 from tune.monitoring.watching import Watching
 
+#: What `--resume` says already.
+_NOT_WITH_RESUME = {
+    "space": "searches the folder's own space.yaml",
+    "trials": "runs the trials that are missing; --add-trials adds to them",
+    "seed": "goes on with the search's own seed",
+    "results": "writes into the folder itself",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -20,13 +28,15 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line of a search (that of the program, if None). Raises UserError."""
     parser = Parser(prog="python -m tune.search", description="Search for hyperparameters.")
+    parser.add_argument("--space", help="a YAML file, or a shipped space: history, long_run, quick or step_rule")
     parser.add_argument(
-        "--space", required=True, help="a YAML file, or a shipped space: history, long_run, quick or step_rule"
+        "--resume", type=Path, metavar="FOLDER", help="go on with an interrupted search: results/<search>"
     )
-    parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
-    parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
-    parser.add_argument("--seed", type=_count_or_zero, help="seed of the search, instead of the space's")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the results folder is made")
+    parser.add_argument("--trials", type=count, help="trials to run, instead of the space's number")
+    parser.add_argument("--add-trials", type=count, default=0, help="with --resume: so many trials more")
+    parser.add_argument("--max-concurrent", type=count, help="trials at a time, at most")
+    parser.add_argument("--seed", type=count_or_zero, help="seed of the search, instead of the space's")
+    parser.add_argument("--results", type=Path, help="where the results folder is made (default: results)")
     parser.add_argument(
         "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
     )
@@ -48,6 +58,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.wandb_project is not None and not options.wandb:
         raise UserError("The option --wandb-project does nothing without --wandb; add it.")
+    if options.resume is None:
+        if options.space is None:
+            parser.error("the following arguments are required: --space, or --resume")
+        if options.add_trials:
+            parser.error("--add-trials is for a search that has been, so it needs --resume")
+        options.results = options.results or Path("results")
+    else:
+        for name, instead in _NOT_WITH_RESUME.items():
+            if getattr(options, name) is not None:
+                parser.error(f"--{name} cannot be given with --resume, which {instead}")
     return options
 
 
@@ -57,11 +77,13 @@ def watching(options: argparse.Namespace) -> Watching:
     return Watching(options.dashboard, options.metrics, project, options.verbose)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read a number of things, at least one. Raises ArgumentTypeError."""
     return _whole_number(text, at_least=1)
 
 
-def _count_or_zero(text: str) -> int:
+def count_or_zero(text: str) -> int:
+    """Read a whole number, at least 0. Raises ArgumentTypeError."""
     return _whole_number(text, at_least=0)
 
 

@@ -6,6 +6,9 @@ failed, when the means of its scores do not keep the limits, or when it is clear
 (:meth:`tune.spread.Sample.is_clearly_behind`). A rung is decided when all its repeats have ended, so that the outcome
 does not depend on which was first.
 
+When a search is extended its candidates are chosen again. Repeats that have ended are kept: the same seed would give
+the same.
+
 Candidates are ranked on the validation set. Every repeat is scored on the test set too, which decides nothing: choosing
 by it would make it a validation set.
 """
@@ -45,23 +48,24 @@ class Confirmation:
         self.ranking = study.ranking
         self.seeds = study.space.confirm.seeds
         records = {record.number: record for record in study.records()}
-        kept = study.attributes.get(ATTRIBUTE)
-        if kept is None:
-            within = [r for r in study.best(study.space.confirm.top) if self.ranking.excess(r.scores) <= 0]
-            kept = {"candidates": [record.number for record in within], "repeats": []}
-        self.candidates = [records[number] for number in kept["candidates"]]
+        kept = study.attributes.get(ATTRIBUTE, {"repeats": []})
+        if kept.get("trials") == study.space.trials:
+            self.candidates = [records[number] for number in kept["candidates"]]
+        else:
+            best = study.best(study.space.confirm.top)
+            self.candidates = [record for record in best if self.ranking.excess(record.scores) <= 0]
         self._repeats = {(entry["trial"], entry["repeat"]): Repeat(**entry) for entry in kept["repeats"]}
 
     @property
     def most(self) -> int:
         """The repeats there are if no candidate drops out from here on, and those that have ended."""
         due, alive = self._state()
-        return len(self._repeats) + (sum(self.seeds - len(self.of(number)) for number in alive) if due else 0)
+        return self.ended + (sum(self.seeds - len(self.of(number)) for number in alive) if due else 0)
 
     @property
     def ended(self) -> int:
         """The repeats that have ended."""
-        return len(self._repeats)
+        return sum(len(self.of(record.number)) for record in self.candidates)
 
     def due(self) -> list[tuple[int, int]]:
         """The repeats that can run now, as (trial, repeat); none when the winner is known."""
@@ -87,8 +91,12 @@ class Confirmation:
         seed = self.study.seed(trial, repeat)
         ended = Repeat(trial, repeat, seed, epochs, reason, dict(validation), dict(test))
         self._repeats.setdefault((trial, repeat), ended)
-        repeats = [asdict(entry) for entry in self._repeats.values()]
-        self.study.keep(ATTRIBUTE, {"candidates": [c.number for c in self.candidates], "repeats": repeats})
+        kept = {
+            "trials": self.study.space.trials,
+            "candidates": [candidate.number for candidate in self.candidates],
+            "repeats": [asdict(entry) for entry in self._repeats.values()],
+        }
+        self.study.keep(ATTRIBUTE, kept)
         return ended
 
     def of(self, trial: int) -> list[Repeat]:

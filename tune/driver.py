@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from core.scores import References
 from tune.callback import SearchCallback
 from tune.confirmation import Confirmation
+from tune.ending import EndingCallback
 from tune.folder import SearchFolder
 from tune.progress import Progress
 from tune.repeats import RepeatCallback, RepeatSearcher
@@ -43,14 +44,17 @@ class Driver:
 
         Raises ResultsError if something cannot be written.
         """
-        self._run(
-            "search",
-            study.space.trials,
-            StudySearcher(study, folder, self._share),
-            StudyScheduler(study, folder),
-            [SearchCallback(study, folder, progress), *self.monitors],
-            curves=validation,
-        )
+        searcher = StudySearcher(study, folder, progress, self._share)
+        if searcher.left:
+            self._run(
+                "search",
+                searcher.left,
+                searcher,
+                StudyScheduler(study, folder),
+                [SearchCallback(study, folder, progress), *self.monitors],
+                progress,
+                curves=validation,
+            )
 
     def run_repeats(
         self,
@@ -66,10 +70,11 @@ class Driver:
         """
         self._run(
             "confirmation",
-            confirmation.most,
-            RepeatSearcher(confirmation, self._share),
+            confirmation.most - confirmation.ended,
+            RepeatSearcher(confirmation, folder, progress, self._share),
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
+            progress,
             curves=validation,
             test=test,
         )
@@ -86,32 +91,34 @@ class Driver:
         searcher: Searcher,
         scheduler: TrialScheduler,
         callbacks: list[tune.Callback],
+        progress: Progress,
         **held_out: Any,
     ) -> None:
         trainable = tune.with_parameters(self.trainable, **held_out)
         trainable.__qualname__ = self.trainable.__qualname__  # Ray's dashboard would show `_Inner`
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=scheduler,
-                num_samples=samples,
-                max_concurrent_trials=self.concurrent,
-                reuse_actors=True,  # a new worker costs a second or two, mostly torch
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-            ),
-            run_config=tune.RunConfig(
-                name=name,
-                storage_path=str(self.storage),
-                verbose=0,
-                callbacks=callbacks,
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
-                # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
-                failure_config=tune.FailureConfig(max_failures=2),
-            ),
-        )
-        tuner.fit()
+        with EndingCallback(progress.note) as ending:
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    num_samples=samples,
+                    max_concurrent_trials=self.concurrent,
+                    reuse_actors=True,  # a new worker costs a second or two, mostly torch
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
+                ),
+                run_config=tune.RunConfig(
+                    name=name,
+                    storage_path=str(self.storage),
+                    verbose=0,
+                    callbacks=[*callbacks, ending],
+                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
+                    # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
+                    failure_config=tune.FailureConfig(max_failures=2),
+                ),
+            )
+            tuner.fit()
 
 
 def _name(trial: Trial) -> str:

@@ -2,18 +2,20 @@
 
 import csv
 import errno
+import fcntl
 import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from core.checkpoint import load_state
 from core.config import Config
-from core.errors import UserError
+from core.errors import CheckpointError, UserError
 from core.toml_file import to_toml
 from tune.space import Space
 from tune.study import TrialRecord
@@ -37,6 +39,7 @@ class SearchFolder:
         #: The first thing that could not be written.
         self.failure: ResultsError | None = None
         self._made: list[Path] = []
+        self._lock: BinaryIO | None = None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -61,7 +64,7 @@ class SearchFolder:
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
         """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
         try:
-            _check_writable(results)
+            check_writable(results)
         except OSError as error:
             raise UserError(
                 f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
@@ -73,12 +76,47 @@ class SearchFolder:
             path = base.with_name(f"{base.name}-{number}")
         return cls(path)
 
+    @classmethod
+    def existing(cls, path: Path, *needed: str) -> "SearchFolder":
+        """Open the folder of a search that has been. Raises UserError if it is none, or has not the files needed."""
+        for name in ("space.yaml", *needed):
+            if not (path / name).is_file():
+                raise UserError(
+                    f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
+                    "results/history-20260131T120000Z."
+                )
+        return cls(path)
+
     def create(self, space: Space) -> None:
         """Make the folder, with the space as it is searched."""
         self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         with self.writing():
             self.path.mkdir(parents=True)
-            self._write("space.yaml", space.to_yaml())
+            self.write_space(space)
+
+    def lock(self) -> None:
+        """Claim the folder for this process, until it ends. Raises UserError if another search has claimed it.
+
+        The journal is what is locked: it is never replaced. The system lets go of it however a process ends.
+        """
+        with self.writing():
+            lock = self.journal.open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(
+                f"{self.path}: a search is running in this folder; wait for its end, or stop it first."
+            ) from None
+        self._lock = lock
+
+    def tidy(self) -> None:
+        """Remove what a killed search has left half-written. Nobody else may be writing."""
+        for part in (*self.path.rglob("*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
+            if part.is_dir() and not part.is_symlink():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove what :meth:`create` made, for a search that could not start."""
@@ -99,22 +137,43 @@ class SearchFolder:
             return self.path / "confirmation" / f"{number:05d}-{repeat}"
         return self.path / "checkpoints" / f"{number:05d}"
 
+    def state(self, number: int, repeat: int = 0, *, note: Callable[[str], None]) -> Path | None:
+        """The file that a training can go on from, if there is one. A damaged one is noted, and is none."""
+        path = self.checkpoint(number, repeat) / STATE_FILE
+        if not path.is_file():
+            return None
+        try:
+            load_state(path, device="cpu")
+        except CheckpointError as error:
+            note(f"{number}{f'-{repeat}' if repeat else ''} starts again: {error}")
+            return None
+        return path.resolve()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
     def keep_checkpoint(self, source: Path, target: Path) -> None:
         """Copy a training's newest checkpoint into the results."""
         target.mkdir(parents=True, exist_ok=True)
         for name in (STATE_FILE, MODEL_FILE):
             _copy(source / name, target / name)
 
-    def drop_checkpoints(self, beside: Path, best: Collection[Path], running: Collection[Path]) -> None:
-        """Remove what is not needed: the best trainings keep their models, running ones all they need to go on.
+    def drop_checkpoints(self, beside: Path, best: Collection[Path], unfinished: Collection[Path]) -> None:
+        """Remove what is not needed: the best trainings keep their models, unfinished ones all they need to go on.
 
         ``beside`` is the folder of a checkpoint: those of trials are apart from those of repeats.
         """
         for folder in beside.parent.glob("*"):
-            if folder not in running:
+            if folder not in unfinished:
                 (folder / STATE_FILE).unlink(missing_ok=True)
                 if folder not in best:
                     shutil.rmtree(folder, ignore_errors=True)
+
+    def write_space(self, space: Space) -> None:
+        """Write the space as it is searched."""
+        self._write("space.yaml", space.to_yaml())
 
     def write_trials(self, records: Sequence[TrialRecord]) -> None:
         """Write trials.csv: one row for each trial."""
@@ -165,6 +224,8 @@ def finite(value: Any) -> Any:
 def _copy(source: Path, target: Path) -> None:
     with _part(target) as part:
         shutil.copyfile(source, part)
+        with part.open("rb") as written:  # or a power cut could leave an empty file under the new name
+            os.fsync(written.fileno())
 
 
 @contextmanager
@@ -178,7 +239,7 @@ def _part(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise OSError if a folder can be neither written nor made. Nothing is made yet."""
     for existing in (folder, *folder.absolute().parents):
         try:

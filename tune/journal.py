@@ -8,12 +8,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 
-def open_journal(path: Path) -> JournalStorage:
+def open_journal(path: Path, *, reading: bool = False) -> JournalStorage:
     """Open a journal, or start one.
 
     A process that dies while it writes leaves half a line. Optuna reads past it, but the next entry would be glued to
-    it and make the file unreadable for ever: so it is cut off first, and what was cut stays in a file beside.
+    it and make the file unreadable for ever: so it is cut off before anything is written, and what was cut stays in a
+    file beside. For ``reading`` nothing is changed: another program may be writing.
     """
+    if reading:
+        return JournalStorage(_ReadOnly(str(path)))
     # Optuna's lock is a link to this name; a relative one dangles, and a stale lock would then never be given up.
     path = path.resolve()
     lock = JournalFileSymlinkLock(str(path))
@@ -24,6 +27,13 @@ def open_journal(path: Path) -> JournalStorage:
         finally:
             lock.release()
     return JournalStorage(_Journal(path, lock))
+
+
+class _ReadOnly(JournalFileBackend):
+    """A journal that takes no entries."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise AssertionError(f"{self._file_path} was opened for reading.")
 
 
 class _Journal(JournalFileBackend):

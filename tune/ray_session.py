@@ -34,8 +34,8 @@ _LONGEST_ROOT = 24
 _OBJECT_STORE_BYTES = 128 * 2**20
 #: Values are read every second, and those that are not set any more are gone after a few.
 _METRICS = {"metrics_report_interval_ms": 2000}
-#: What ends a search from outside: `kill`, and a terminal that is closed.
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+#: What ends a search from outside: `kill`, SLURM before its time limit, and a terminal that is closed.
+_ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def ray_session(*, dashboard: bool, metrics: bool = False, verbose: bool = False
         _guard_token()
         # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
         for number, handler in before.items():
-            if number == signal.SIGTERM or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None

@@ -11,15 +11,19 @@ from tune.folder import SearchFolder
 from tune.progress import Progress, brief, describe
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
-from tune.trainable import EPOCH, FAILED, SCORES, TEST
+from tune.trainable import EPOCH, FAILED, RESOURCES, SCORES, SETTINGS, STATE, TEST
 
 
 class RepeatSearcher(NotInSnapshots, Searcher):
     """Hands out the repeats that are due. (Those of the next rung are once all of this one have ended.)"""
 
-    def __init__(self, confirmation: Confirmation, resources: dict[str, float]) -> None:
+    def __init__(
+        self, confirmation: Confirmation, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+    ) -> None:
         super().__init__()
         self._confirmation = confirmation
+        self._folder = folder
+        self._progress = progress
         self._resources = resources
         self._handed_out: set[tuple[int, int]] = set()
 
@@ -31,8 +35,14 @@ class RepeatSearcher(NotInSnapshots, Searcher):
         for trial, count in due:
             if (trial, count) not in self._handed_out:
                 self._handed_out.add((trial, count))
-                settings = self._confirmation.config(trial, count).to_dict()
-                return {"trial": trial, "repeat": count, "resources": self._resources, "settings": settings}
+                state = self._folder.state(trial, count, note=self._progress.note)
+                return {
+                    "trial": trial,
+                    "repeat": count,
+                    RESOURCES: self._resources,
+                    SETTINGS: self._confirmation.config(trial, count).to_dict(),
+                    **({STATE: str(state)} if state else {}),
+                }
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -67,7 +77,11 @@ class RepeatCallback(TrainingCallback):
         with self._folder.remembering():
             ended = confirmation.end(number(trial), repeat(trial), epochs, validation, test, reason)
             best = [confirmation.best_repeat(candidate.number) for candidate in confirmation.candidates]
-            self.drop_checkpoints(trial, [self._folder.checkpoint(one.trial, one.repeat) for one in best if one])
+            self._folder.drop_checkpoints(
+                self.checkpoint(trial),
+                best=[self._folder.checkpoint(one.trial, one.repeat) for one in best if one],
+                unfinished=[self._folder.checkpoint(*due) for due in confirmation.due()],
+            )
             self._folder.write_json("confirmation.json", confirmation.to_dict())
         if not self._folder.failure:
             self._progress.total = confirmation.most

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ray import tune
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
@@ -9,7 +10,7 @@ from ray.tune.schedulers import FIFOScheduler
 from tune.folder import SearchFolder
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
-from tune.trainable import EPOCH, FAILED, SCORES
+from tune.trainable import EPOCH, FAILED, MEMORY, RESOURCES, SCORES
 
 
 class StudyScheduler(NotInSnapshots, FIFOScheduler):
@@ -24,7 +25,13 @@ class StudyScheduler(NotInSnapshots, FIFOScheduler):
         self._folder = folder
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Report scores, and stop the trial if the study's pruner says so; no scores are a sign of life only."""
+        """Report scores, and stop the trial if the study's pruner says so; no scores are a sign of life only.
+
+        A trial that asks for more of a GPU's memory starts again from its last checkpoint with twice its share.
+        """
+        if MEMORY in result:
+            double_gpu_share(tune_controller, trial)
+            return self.NOOP
         if scores := _scores(result):
             with self._folder.remembering():
                 self._study.report(number(trial), result[EPOCH], scores)
@@ -41,6 +48,14 @@ class StudyScheduler(NotInSnapshots, FIFOScheduler):
             if scores := _scores(result):
                 self._study.report(number(trial), result[EPOCH], scores)
             self._study.finish(number(trial), result[EPOCH])
+
+
+def double_gpu_share(tune_controller: TuneController, trial: Trial) -> None:
+    """Take a trial from its worker, and queue it with a larger share of the GPU: at most a whole one."""
+    share = trial.config[RESOURCES]
+    trial.config[RESOURCES] = {**share, "GPU": min(1.0, 2 * share["GPU"])}
+    tune_controller.pause_trial(trial, should_checkpoint=False)
+    trial.update_resources(tune.PlacementGroupFactory([trial.config[RESOURCES]]))
 
 
 def number(trial: Trial) -> int:

@@ -22,6 +22,7 @@ from tune.command_line import parse, watching
 from tune.confirmation import Confirmation
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.monitoring.watching import Watching
+from tune.opening import open_study
 from tune.output import Output
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
@@ -34,8 +35,10 @@ from tune.summary import (
     print_machine,
     print_model,
     print_question,
+    print_resumed,
     print_trials,
     print_watching,
+    resume_command,
 )
 from tune.tables import Baselines
 
@@ -46,31 +49,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a search from the command line; return the exit status."""
     with exit_on_user_error("tune.search"), exit_on_interrupt("tune.search"):
         options = parse(arguments)
+        output = Output(quiet=options.quiet, as_json=options.json)
+        if options.resume is not None:
+            with output.running():
+                return resume(options.resume, options.add_trials, options.max_concurrent, watching(options), output)
         file = find_space(options.space)
         space = load_space(file).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
         )
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
-        output = Output(quiet=options.quiet, as_json=options.json)
         with output.running():
             print_question(space, file)
             return search(space, folder, watching(options), output)
 
 
+def resume(path: Path, more: int, max_concurrent: int | None, watched: Watching, output: Output) -> int:
+    """Go on with the search of a folder, with so many trials more; return the exit status."""
+    folder = SearchFolder.existing(path)
+    space = load_space(path / "space.yaml")
+    folder.lock()
+    with folder.writing():
+        folder.tidy()
+        if more:
+            space = space.changed(trials=space.trials + more)
+            folder.write_space(space)
+    study = open_study(space, folder)
+    print_question(space, path / "space.yaml")
+    print_resumed(study, folder)
+    return search(space.changed(max_concurrent=max_concurrent), folder, watched, output)
+
+
 def search(space: Space, folder: SearchFolder, watched: Watching, output: Output) -> int:
-    """Run a whole search and print its result; return the exit status."""
+    """Run a search to its end and print its result; return the exit status. Its folder may have trials already."""
     start = time.monotonic()
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
+    if folder.journal.exists() and not is_interrupted(study := open_study(space, folder)):
+        confirmation = Confirmation(study) if space.confirm else None
+        if not (confirmation and confirmation.due()):
+            sets = (validation.systems, test.systems if test else None)
+            model = write_results(study, folder, validation.systems)
+            with output.ending():
+                return conclude(study, folder, sets, model, confirmation, output, start)
     prepare_environment()
     with ray_session(dashboard=watched.dashboard, metrics=watched.metrics, verbose=watched.verbose) as session:
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, dropped_gpu)
         try:
-            folder.create(fitted)
-            with folder.writing():
-                study = SearchStudy(fitted, folder.journal, folder.path.name)
+            if not folder.journal.exists():
+                folder.create(fitted)
+                folder.lock()
+            study = open_study(fitted, folder)
         except ResultsError:
             folder.remove()
             raise
@@ -222,15 +252,15 @@ def conclude(
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
     report = report_of(folder)
-    print_model(model, report)
+    print_model(model, report, folder)
     output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
     if folder.failure:
         raise folder.failure
     if is_interrupted(study):
-        print("The search was interrupted; what had ended is kept.")
+        print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
         return STATUS
     if confirmation is not None and confirmation.due():
-        print("The confirmation was interrupted; what had ended is kept.")
+        print(f"The confirmation was interrupted; it goes on with: {resume_command(folder)}")
         return STATUS
     return 0 if best else _ALL_FAILED
 

@@ -1,33 +1,59 @@
 """Ray Tune's searcher: hands out the study's proposals."""
 
+from collections import deque
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from tune.folder import SearchFolder
+from tune.progress import Progress
 from tune.snapshot import NotInSnapshots
-from tune.study import SearchStudy
+from tune.study import Proposal, SearchStudy
+from tune.trainable import RESOURCES, SETTINGS, STATE
 
 
 class StudySearcher(NotInSnapshots, Searcher):
-    """Asks the study for trials. What they report goes to the study through :class:`tune.scheduler.StudyScheduler`."""
+    """Asks the study for trials. What they report goes to the study through :class:`tune.scheduler.StudyScheduler`.
 
-    def __init__(self, study: SearchStudy, folder: SearchFolder, resources: dict[str, float]) -> None:
+    Those that an interrupted search has left come first, and go on from their last checkpoints. Raises ResultsError.
+    """
+
+    def __init__(
+        self, study: SearchStudy, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+    ) -> None:
         super().__init__()
         self._study = study
         self._folder = folder
+        self._progress = progress
         self._resources = resources
-        self._left = study.space.trials
+        with folder.writing():
+            self._unfinished = deque(study.unfinished())
+        self._new = study.space.trials - len(study.records())
+
+    @property
+    def left(self) -> int:
+        """The trials that are still to be handed out."""
+        return len(self._unfinished) + self._new
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of a Tune trial, or FINISHED, or None after a failure."""
-        if not self._left:
+        if self._unfinished:
+            return self._config(self._unfinished.popleft())
+        if not self._new:
             return Searcher.FINISHED
-        self._left -= 1
+        self._new -= 1
         with self._folder.remembering():
-            proposal = self._study.ask()
-            return {"trial": proposal.number, "resources": self._resources, "settings": proposal.config.to_dict()}
+            return self._config(self._study.ask())
         return None
+
+    def _config(self, proposal: Proposal) -> dict[str, Any]:
+        state = self._folder.state(proposal.number, note=self._progress.note)
+        return {
+            "trial": proposal.number,
+            RESOURCES: self._resources,
+            SETTINGS: proposal.config.to_dict(),
+            **({STATE: str(state)} if state else {}),
+        }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler, which sees the trial itself, has told the study."""

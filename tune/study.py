@@ -16,6 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.config import Config
+from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
 from tune.ranking import Scores
@@ -32,6 +33,10 @@ _PATIENCE = 10
 _DRAWS = 1000
 #: Excess of a trial that is not allowed at all.
 _BEYOND = 1e6
+
+
+#: Attribute of a trial that early stopping has decided about: the epoch after which it ends.
+_STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,27 @@ def derived_seed(*keys: int) -> int:
 
 
 class SearchStudy:
-    """Ask for trials, report their scores, be told when to stop them, and say how they ended."""
+    """Ask for trials, report their scores, be told when to stop them, and say how they ended.
 
-    def __init__(self, space: Space, journal: Path, name: str) -> None:
+    ``name`` is that of a new study. One that is opened for ``reading`` may belong to a search that is running.
+    Raises OSError, and ValueError if a line of the journal is damaged.
+    """
+
+    def __init__(self, space: Space, journal: Path, name: str, *, reading: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.ranking = space.ranking
-        storage = open_journal(journal)
+        storage = open_journal(journal, reading=reading)
         self._pruner = space.scheduler.build()
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            directions=self.ranking.directions,
-            pruner=self._pruner,
-            load_if_exists=True,
-        )
+        # A study keeps the name that its folder had at first; it may have been moved since.
+        if names := [study.study_name for study in storage.get_all_studies()]:
+            self._study = optuna.load_study(storage=storage, study_name=names[0], pruner=self._pruner)
+        elif reading:
+            raise UserError(f"{journal}: holds no study; the search that wrote it did not start.")
+        else:
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, directions=self.ranking.directions, pruner=self._pruner
+            )
         self._several = len(self.ranking.objectives) > 1
         self._first_objective = FirstObjective(self._study, storage)
         self._running: dict[int, Trial] = {}
@@ -88,27 +99,59 @@ class SearchStudy:
         The sampler is made anew with a seed from the study's seed and the trial's number: a search that was interrupted
         and goes on then proposes what it would have proposed.
         """
-        trial, parameters = self._propose()
-        for _ in range(_PATIENCE - 1):
+        self._seed_sampler(len(self.trials))
+        return self._propose(self._study.ask())
+
+    def unfinished(self) -> list[Proposal]:
+        """Take up the trials that an interrupted search has left, in their order, and return those that are to go on.
+
+        What was decided about the others, but not written down to its end, is.
+        """
+        proposals = []
+        for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            attributes, number = frozen.user_attrs, frozen.number
+            drawn = "parameters" in attributes and "seed" in attributes
+            if drawn or SKIPPED in attributes:
+                # A sampler would prepare a proposal that there is already.
+                self._study.sampler = optuna.samplers.RandomSampler()
+            else:  # the search was killed while it made the proposal; it makes the same one again
+                self._seed_sampler(number)
+            trial = Trial(self._study, frozen._trial_id)
+            if SKIPPED in attributes:
+                self._skip(trial, attributes[SKIPPED])
+            elif not drawn:
+                proposals.append(self._propose(trial))
+            else:
+                self._running[number] = trial
+                if _STOPPED in attributes:
+                    self.finish(number, attributes[_STOPPED])
+                elif "reason" in attributes:
+                    self.fail(number, attributes["epochs"], attributes["reason"])
+                else:
+                    config = self.space.config(attributes["parameters"], attributes["seed"])
+                    proposals.append(Proposal(number, config))
+        return proposals
+
+    def _seed_sampler(self, number: int) -> None:
+        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
+
+    def _propose(self, trial: Trial) -> Proposal:
+        """Draw a trial's parameters. Forbidden ones are not run: another trial takes its place."""
+        parameters = self.space.draw(trial)
+        for attempt in range(_PATIENCE):
             if not self.space.forbids(parameters):
                 break
             self._skip(trial, "forbidden")
-            trial, parameters = self._propose()
-        if self.space.forbids(parameters):
-            self._skip(trial, "forbidden")
-            self._study.enqueue_trial(self._allowed(trial.number))
-            trial, parameters = self._propose()
+            if attempt == _PATIENCE - 1:
+                self._study.enqueue_trial(self._allowed(trial.number))
+            self._seed_sampler(len(self.trials))
+            trial = self._study.ask()
+            parameters = self.space.draw(trial)
         seed = self.seed(trial.number, 0)
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("seed", seed)
         self._running[trial.number] = trial
         return Proposal(trial.number, self.space.config(parameters, seed))
-
-    def _propose(self) -> tuple[Trial, dict[str, Any]]:
-        number = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
-        trial = self._study.ask()
-        return trial, self.space.draw(trial)
 
     def _skip(self, trial: Trial, reason: str) -> None:
         """End a proposal that is not run. Samplers learn to keep away: it breaks a constraint, beyond all others."""
@@ -132,20 +175,28 @@ class SearchStudy:
         if trial is None or epoch in curve:
             return
         value = self.ranking.value(scores)
+        # The curve comes last: an epoch that it has is not taken again.
+        trial.set_user_attr("scores", dict(scores))
         if self._several:
             trial.set_user_attr(CURVE, {**{str(step): kept for step, kept in curve.items()}, str(epoch): value})
         else:
             trial.report(value, epoch)
-        trial.set_user_attr("scores", dict(scores))
 
     def should_prune(self, number: int) -> bool:
-        """Whether a running trial is to be stopped, by what it and the others have reported."""
+        """Whether a running trial is to be stopped, by what it and the others have reported.
+
+        A pruner says so once, so it is written down: the worker or the search may die before the trial has ended.
+        """
         trial = self._running.get(number)
         if trial is None:
             return False
-        if self._several:
-            return self._first_objective.should_prune(self._pruner, self._frozen(number))
-        return trial.should_prune()
+        frozen = self._frozen(number)
+        if _STOPPED in frozen.user_attrs:
+            return True
+        stop = self._first_objective.should_prune(self._pruner, frozen) if self._several else trial.should_prune()
+        if stop:
+            trial.set_user_attr(_STOPPED, max(curve_of(frozen)))
+        return stop
 
     def finish(self, number: int, epoch: int) -> None:
         """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""
@@ -172,16 +223,24 @@ class SearchStudy:
             trial.set_user_attr("reason", reason)
             self._study.tell(trial, state=TrialState.FAIL)
 
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Every trial as Optuna knows it, by number."""
+        return self._study.get_trials(deepcopy=False)
+
     def records(self) -> list[TrialRecord]:
         """Every trial that was to be run, by number."""
         # Optuna leaves out those that break a constraint, such as the limit of the energy error.
         front = {trial.number for trial in self._study.best_trials} if self._several else None
-        trials = self._study.get_trials(deepcopy=False)
-        return [_record(trial, front) for trial in trials if SKIPPED not in trial.user_attrs]
+        return [_record(trial, front) for trial in self.trials if SKIPPED not in trial.user_attrs]
 
     def record(self, number: int) -> TrialRecord:
         """One trial, without its place on the Pareto front."""
         return _record(self._frozen(number), None)
+
+    def curve(self, number: int) -> dict[int, float]:
+        """What early stopping was told of a trial, by epoch."""
+        return dict(curve_of(self.trials[number]))
 
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
@@ -206,7 +265,7 @@ class SearchStudy:
         return self.space.config(record.parameters, record.seed)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self.trials[number]
 
 
 def _record(trial: FrozenTrial, front: set[int] | None) -> TrialRecord:

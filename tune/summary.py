@@ -40,6 +40,14 @@ def print_question(space: Space, file: object) -> None:
         _line("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
 
 
+def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
+    """Say what an earlier run has left."""
+    states = Counter(record.state for record in study.records())
+    started = states.pop("RUNNING", 0)
+    missing = study.space.trials - states.total() - started
+    _line("goes on", f"{folder.path}: {states.total()} trials have ended, {started} had started, {missing} to come")
+
+
 def print_machine(space: Space, folder: SearchFolder, concurrent: int, dropped_gpu: float) -> None:
     """Say what it takes of the machine, and where its results go."""
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
@@ -53,7 +61,7 @@ def print_watching(folder: SearchFolder, dashboard: str | None, hints: Mapping[s
     if dashboard:
         _line("dashboard", f"{dashboard} (its token is in {Path('~/.ray/auth_token')})")
     # The whole path: Optuna's lock would dangle with a part of it.
-    _line("optuna", shlex.join([_program("optuna-dashboard"), "--host", "127.0.0.1", str(folder.journal.resolve())]))
+    _line("optuna", shlex.join([program("optuna-dashboard"), "--host", "127.0.0.1", str(folder.journal.resolve())]))
     for label, hint in hints.items():
         _line(label, hint)
     print(flush=True)
@@ -98,22 +106,29 @@ def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems
     print(confirmation.verdict()[2])
 
 
-def print_model(model: Path | None, report: Path | None) -> None:
-    """Print where the report is, and what to do with the best model."""
+def print_model(model: Path | None, report: Path | None, folder: SearchFolder) -> None:
+    """Print where the report is, what the folder takes of the disk, and what to do with the best model."""
     if report is not None:
         _line("report", report)
+    _line("disk", f"{folder.size / 1e6:.1f} MB")
     if model is not None:
         _line("best model", model)
-        command = [*_runner(), "simulate", "--model-path", str(model)]
-        print(f"simulate    {shlex.join([*command, '--num-orbits', '8', '--multi-orbit-sim', '--Nperiod', '10'])}")
+        _line("simulate", simulate_command(model))
 
 
-def _runner() -> list[str]:
-    """The start of a command that runs the runner, as it works from here when it is pasted."""
-    return [_program("python"), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
+def simulate_command(model: Path) -> str:
+    """The command that simulates with a model, as it works from here when it is pasted."""
+    runner = [program("python"), _shorter(str(Path(tune.__file__).parents[1] / "run/runner.py"))]
+    options = ["--num-orbits", "8", "--multi-orbit-sim", "--Nperiod", "10"]
+    return shlex.join([*runner, "simulate", "--model-path", str(model), *options])
 
 
-def _program(name: str) -> str:
+def resume_command(folder: SearchFolder) -> str:
+    """The command that goes on with a search, as it works from here when it is pasted."""
+    return shlex.join([program("python"), "-m", "tune.search", "--resume", str(folder.path)])
+
+
+def program(name: str) -> str:
     """A program of this environment, as it is called from here."""
     found, here = shutil.which(name), Path(sys.executable).parent
     # The same environment: `python` of a virtual environment is a link to one that does not know its packages.

@@ -8,26 +8,28 @@ import torch
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from core.checkpoint import load_state, save_model, save_state
 from core.config import Config
-from core.scores import References, evaluate
-from core.trainer import Trainer, TrainingFailed
-from tune.folder import MODEL_FILE, STATE_FILE
+from core.scores import References
+from tune.folder import STATE_FILE
+from tune.training import Training
 
-#: Keys of a result. Without scores it only shows that the trial is alive.
-EPOCH, SCORES, TEST, FAILED = "epoch", "scores", "test", "failed"
+#: Keys of a result. Without scores it only shows that the trial is alive; MEMORY asks for a larger share of the GPU.
+EPOCH, SCORES, TEST, FAILED, MEMORY = "epoch", "scores", "test", "failed", "memory"
+#: Keys of a trial's config: what it takes, its settings, and the state.pt that it goes on from, if there is one.
+RESOURCES, SETTINGS, STATE = "resources", "settings", "state"
 
-#: Seconds after which a step reports that it is alive. Scores do not depend on it.
-_SLICE = 1.0
+#: Seconds after which a step reports that it is alive, and after which it saves what it has trained. Scores depend on
+#: neither.
+_SLICE, _UNSAVED = 1.0, 30.0
 
 
 class TimeStepTraining(tune.Trainable):
-    """Trains one configuration. Actors are reused, so all of a trial's state is in ``_trainer``."""
+    """Trains one configuration. Actors are reused, so all of a trial's state is in ``_training``."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """What a trial takes; asked for here, since `tune.with_resources` would hide the class's name."""
-        return tune.PlacementGroupFactory([config["resources"]])
+        return tune.PlacementGroupFactory([config[RESOURCES]])
 
     def setup(
         self, config: dict[str, Any], curves: References | None = None, test: References | None = None
@@ -39,57 +41,78 @@ class TimeStepTraining(tune.Trainable):
         assert curves is not None  # tune.with_parameters brings them
         self._curves, self._test = curves, test
         # Threads beyond the share would fight those of the trials beside: measured 15 times slower.
-        torch.set_num_threads(max(1, int(config["resources"]["CPU"])))
+        torch.set_num_threads(max(1, int(config[RESOURCES]["CPU"])))
+        if (gpu := _gpu_share(config)) and torch.cuda.is_available():
+            # To Ray a share is bookkeeping; without a limit a greedy trial would take the memory of those beside it.
+            torch.cuda.set_per_process_memory_fraction(min(gpu, 1.0))
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the worker over for another trial."""
-        self._settings = Config.from_mapping(new_config["settings"])
-        self._trainer: Trainer | None = None
-        self._scores: dict[str, float] = {}
+        self._settings = Config.from_mapping(new_config[SETTINGS])
+        state = new_config.get(STATE)
+        self._state = Path(state) if state else None
+        self._gpu = _gpu_share(new_config)
+        self._training: Training | None = None
+        self._saved = time.monotonic()
         return True
 
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or for a slice of time."""
-        if self._trainer is None:
-            self._trainer = Trainer([self._settings])
-        lane = self._trainer.lanes[0]
-        until = time.monotonic() + _SLICE
-        training: dict[str, Any] = {}
         try:
-            while lane.epoch < self._settings.epochs:
-                training = self._trainer.train_epoch().to_dict()
-                if self._evaluation_is_due(lane.epoch):
-                    break
-                if time.monotonic() > until:
-                    return {EPOCH: lane.epoch}
-        except TrainingFailed as failure:
-            return {EPOCH: lane.epoch, FAILED: str(failure), DONE: True}
-        scores = evaluate(self._trainer.criterion(0), self._settings, self._curves)
-        scores["convergence_rate"] = lane.converged_epochs / lane.epoch
-        if training.get("rel_dE_train") is not None:
-            scores["rel_dE_train"] = training["rel_dE_train"]
-        self._scores = scores
-        done = lane.epoch >= self._settings.epochs
-        result = {EPOCH: lane.epoch, SCORES: scores, DONE: done, SHOULD_CHECKPOINT: True}
-        if done and self._test is not None:
-            result[TEST] = evaluate(self._trainer.criterion(0), self._settings, self._test)
+            self._start(self._state)
+            assert self._training is not None
+            stretch = self._training.advance(_SLICE)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return self._out_of_memory(error)
+        result: dict[str, Any] = {EPOCH: stretch.epoch, DONE: stretch.done}
+        if stretch.failed:
+            return {**result, FAILED: stretch.failed}
+        if stretch.scores:
+            result |= {SCORES: stretch.scores, SHOULD_CHECKPOINT: True}
+        if stretch.test:
+            result[TEST] = stretch.test
+        if time.monotonic() - self._saved > _UNSAVED:
+            result[SHOULD_CHECKPOINT] = True
         return result
-
-    def _evaluation_is_due(self, epoch: int) -> bool:
-        every = self._settings.evaluate_every
-        return epoch == self._settings.epochs or (every > 0 and epoch % every == 0)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write our own files. (Ray would pickle what is returned.)"""
-        assert self._trainer is not None
-        save_model(Path(checkpoint_dir) / MODEL_FILE, self._trainer, metrics=self._scores)
-        save_state(Path(checkpoint_dir) / STATE_FILE, self._trainer)
+        self._start(self._state)
+        assert self._training is not None
+        self._training.save(Path(checkpoint_dir))
+        self._saved = time.monotonic()
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
-        """Go on from a checkpoint."""
-        self._trainer = load_state(Path(checkpoint_dir) / STATE_FILE)
+        """Go on from a checkpoint of this run."""
+        self._training = None
+        self._start(Path(checkpoint_dir) / STATE_FILE)
+
+    def _start(self, state: Path | None) -> None:
+        if self._training is None:
+            self._training = Training(self._settings, self._curves, self._test, state)
+
+    def _out_of_memory(self, error: Exception) -> dict[str, Any]:
+        """Fail alone, or ask for a larger share of the GPU where there is one. What was trained is let go."""
+        epoch, self._training = self._training.epoch if self._training else 0, None
+        reason = f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        if 0 < self._gpu < 1:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return {EPOCH: epoch, MEMORY: reason, DONE: False}
+        return {EPOCH: epoch, FAILED: reason, DONE: True}
 
     def __repr__(self) -> str:
         """The trial's name, which Ray's dashboard shows beside the actor."""
         return str(self.trial_name)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a training ran out of memory: torch's allocator on a CPU raises a plain RuntimeError."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _gpu_share(config: dict[str, Any]) -> float:
+    return float(config[RESOURCES].get("GPU", 0))

@@ -1,6 +1,5 @@
 """What a report shows: a search's folder as it is read, and the curves and simulations that stand beside it."""
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial
 
 from core import portrait
@@ -19,11 +17,11 @@ from core.held_out import HeldOut, held_out
 from core.portrait import Portrait
 from core.scores import baseline_scores
 from core.work_precision import BASELINES, Curve, curves_of, has_curve
-from tune.folder import MODEL_FILE, SearchFolder
-from tune.journal import open_journal
+from tune.folder import SearchFolder
+from tune.opening import Best, best_model, open_search, read_json
 from tune.ranking import Ranking
-from tune.space import Space, load_space
-from tune.study import SearchStudy, TrialRecord
+from tune.space import Space
+from tune.study import TrialRecord
 
 Say = Callable[[str], None]
 
@@ -37,15 +35,6 @@ _ECCENTRICITY = 0.9
 
 class NotDrawn(Exception):
     """A figure that this search has no data for. Its message is the sentence that stands in its place."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The model that a search exported, or would: its trial, its scores, and its file if it is there."""
-
-    trial: int
-    scores: dict[str, float]
-    path: Path | None
 
 
 @dataclass(frozen=True)
@@ -145,16 +134,9 @@ class Search:
 
 def read_search(path: Path, say: Say) -> Search:
     """Read a search's folder, and measure the curves that are missing. Raises UserError if it is none."""
-    folder = SearchFolder(path)
-    for name in ("space.yaml", folder.journal.name):
-        if not (path / name).is_file():
-            raise UserError(
-                f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
-                "results/history-20260131T120000Z."
-            )
-    space = load_space(path / "space.yaml")
-    kept, study = _open(space, folder)
-    ranked = study.best(len(kept.trials))
+    folder, study = open_search(path)
+    space = study.space
+    ranked = study.best(len(study.trials))
     systems = held_out(space.example(), "validation")
     curves, missing = _curves(systems, say)
     upwards = [direction == "maximize" for direction in study.ranking.directions]
@@ -163,44 +145,16 @@ def read_search(path: Path, say: Say) -> Search:
         space=space,
         ranking=study.ranking,
         records=study.records(),
-        trials=kept.trials,
+        trials=study.trials,
         ranked=ranked,
         objectives=dict(zip(space.objectives, upwards, strict=True)),
-        best=_best(folder, ranked),
-        confirmation=_json(path / "confirmation.json"),
+        best=best_model(folder, ranked),
+        confirmation=read_json(path / "confirmation.json"),
         systems=systems,
         curves=curves,
         missing=missing,
         say=say,
     )
-
-
-def _open(space: Space, folder: SearchFolder) -> tuple[optuna.Study, SearchStudy]:
-    try:
-        storage = open_journal(folder.journal)
-    except json.JSONDecodeError:
-        raise UserError(f"{folder.journal}: cannot be read, a line of it is damaged.") from None
-    # The study has the name that the folder had at first; it may have been moved since.
-    names = [summary.study_name for summary in storage.get_all_studies()]
-    if not names:
-        raise UserError(f"{folder.journal}: holds no study; the search that wrote it did not start.")
-    study = optuna.load_study(study_name=names[0], storage=storage)
-    return study, SearchStudy(space, folder.journal, names[0])
-
-
-def _best(folder: SearchFolder, ranked: list[TrialRecord]) -> Best | None:
-    """What best/ holds: a confirmation may have put another trial there than the one that leads the table."""
-    exported, metrics = folder.path / "best" / MODEL_FILE, _json(folder.path / "best" / "metrics.json")
-    numbers = {record.number: record for record in ranked}
-    if exported.is_file() and metrics.get("trial") in numbers:
-        record = numbers[metrics["trial"]]
-        # After a confirmation the model is that of a repeat, with scores of its own.
-        own = {key: metrics[key] for key in record.scores if isinstance(metrics.get(key), int | float)}
-        return Best(record.number, record.scores | own, exported)
-    if not ranked:
-        return None
-    kept = folder.checkpoint(ranked[0].number) / MODEL_FILE
-    return Best(ranked[0].number, ranked[0].scores, kept if kept.is_file() else None)
 
 
 def _curves(systems: HeldOut, say: Say) -> tuple[dict[int, dict[str, Curve]], dict[int, str]]:
@@ -217,14 +171,3 @@ def _curves(systems: HeldOut, say: Say) -> tuple[dict[int, dict[str, Curve]], di
             except UserError as error:
                 missing[horizon] = str(error)
     return curves, missing
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Read a file that may not be there."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it, or search again.") from None
-    return content if isinstance(content, dict) else {}

@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from tune.checkpoints import files_of
 from tune.folder import SHOWN, SearchFolder
 from tune.progress import Progress, brief, describe
 from tune.ranking import Ranking
@@ -42,9 +43,9 @@ class TrainingCallback(NotInSnapshots, tune.Callback):
     def on_checkpoint(
         self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: tune.Checkpoint, **info: Any
     ) -> None:
-        """Copy a checkpoint out of Ray's private folder."""
-        with checkpoint.as_directory() as source, self._folder.remembering():
-            self._folder.keep_checkpoint(Path(source), self.checkpoint(trial))
+        """Copy a checkpoint out of Ray's storage."""
+        with self._folder.remembering(), files_of(checkpoint) as source:
+            self._folder.keep_checkpoint(source, self.checkpoint(trial))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Say that a worker died or raised; Ray starts the training again from its last checkpoint."""

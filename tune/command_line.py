@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from core.errors import UserError
+from tune.cluster import check_address
 from tune.monitoring.watching import Watching
 
 #: What `--resume` says already.
@@ -38,6 +39,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=count_or_zero, help="seed of the search, instead of the space's")
     parser.add_argument("--results", type=Path, help="where the results folder is made (default: results)")
     parser.add_argument(
+        "--address", help="join the Ray cluster there, host:port or auto, instead of starting Ray on this machine"
+    )
+    parser.add_argument(
+        "--storage", help="where checkpoints go on the way: a folder that all nodes of a cluster share, or a URI"
+    )
+    parser.add_argument(
         "--no-dashboard", dest="dashboard", action="store_false", help="start Ray without its dashboard"
     )
     parser.add_argument(
@@ -68,6 +75,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         for name, instead in _NOT_WITH_RESUME.items():
             if getattr(options, name) is not None:
                 parser.error(f"--{name} cannot be given with --resume, which {instead}")
+    if options.address is not None:
+        check_address(options.address)
+        if not options.dashboard:
+            raise UserError("The option --no-dashboard does nothing with --address; the cluster has its own.")
     return options
 
 

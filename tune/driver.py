@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,6 +11,7 @@ from ray.tune.search import Searcher
 
 from core.scores import References
 from tune.callback import SearchCallback
+from tune.checkpoints import DropEnded
 from tune.confirmation import Confirmation
 from tune.ending import EndingCallback
 from tune.folder import SearchFolder
@@ -20,20 +20,21 @@ from tune.repeats import RepeatCallback, RepeatSearcher
 from tune.scheduler import StudyScheduler, number, repeat
 from tune.searcher import StudySearcher
 from tune.space import Resources
+from tune.storage import Storage
 from tune.study import SearchStudy
 from tune.trainable import TimeStepTraining
 
 
 @dataclass(frozen=True)
 class Driver:
-    """How trainings run on this machine: so many at a time. ``storage`` is for Ray's own files.
+    """How trainings run: so many at a time. ``storage`` is for Ray's own files.
 
     ``monitors`` watch trials and repeats; they are called after the study and the folder know what has happened.
     """
 
     resources: Resources
     concurrent: int
-    storage: Path
+    storage: Storage
     trainable: type[tune.Trainable] = TimeStepTraining
     monitors: Sequence[tune.Callback] = ()
 
@@ -110,9 +111,10 @@ class Driver:
                 ),
                 run_config=tune.RunConfig(
                     name=name,
-                    storage_path=str(self.storage),
+                    storage_path=self.storage.path,
+                    storage_filesystem=self.storage.filesystem,
                     verbose=0,
-                    callbacks=[*callbacks, ending],
+                    callbacks=[*callbacks, DropEnded(), ending],
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1, checkpoint_at_end=False),
                     # A worker that dies goes on from its last checkpoint; a training that fails says so itself.
                     failure_config=tune.FailureConfig(max_failures=2),

@@ -46,6 +46,9 @@ class SearchFolder:
         """Turn an OSError of what is done inside, also by the study, into a ResultsError, and remember the first."""
         try:
             yield
+        except ResultsError as known:
+            self.failure = self.failure or known
+            raise
         except OSError as error:
             failure = ResultsError(
                 f"results folder {self.path}: cannot be written ({error.strerror or error}); free space or give "

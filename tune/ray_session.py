@@ -1,4 +1,4 @@
-"""A private Ray on this machine: quiet, guarded by a token, gone without a trace at the end.
+"""The Ray that a search runs on: a private one on this machine, or a running cluster that it joins.
 
 `prepare_environment` must run before Ray is imported anywhere, which is why this module imports it late.
 """
@@ -14,19 +14,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tune.cluster import join
+from tune.ray_token import guard_token, make_token
 
 _ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own progress output and loggers: ours is one view, one table.
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Ray's metrics endpoints need no token and listen on all interfaces. Those of the dashboard and of the autoscaler,
-    # which has nothing to scale here, stay closed in any case.
-    "DASHBOARD_METRIC_PORT": "-1",
-    "AUTOSCALER_METRIC_PORT": "-1",
     # Otherwise Ray warns that it will one day hide GPUs from workers that ask for none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+_PRIVATE = {
+    "RAY_AUTH_MODE": "token",
+    # Ray's switch for macOS and Windows. All its ports then listen on 127.0.0.1, elsewhere on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray's metrics endpoints need no token. Those of the dashboard and of the autoscaler, which has nothing to scale
+    # here, stay closed in any case.
+    "DASHBOARD_METRIC_PORT": "-1",
+    "AUTOSCALER_METRIC_PORT": "-1",
 }
 #: Ray's sockets lie about 65 characters below its folder, and the system allows 107 (103 on macOS) in all.
 _LONGEST_ROOT = 24
@@ -34,58 +42,76 @@ _LONGEST_ROOT = 24
 _OBJECT_STORE_BYTES = 128 * 2**20
 #: Values are read every second, and those that are not set any more are gone after a few.
 _METRICS = {"metrics_report_interval_ms": 2000}
-#: What ends a search from outside: `kill`, SLURM before its time limit, and a terminal that is closed.
+#: Shares such as 1/3 are not exact.
+_ROUNDING = 1e-9
+#: What ends a search from outside: `kill`, a batch system that warns of its time limit, and a terminal that is closed.
 _ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class RaySession:
-    """A running Ray."""
+class Node:
+    """What a machine has for trials."""
 
     cpus: float
     gpus: float
+
+    def slots(self, cpu: float, gpu: float) -> int:
+        """How many trials with such shares fit at a time. A share of a GPU is of one, not of several."""
+        slots = int(self.cpus / cpu + _ROUNDING)
+        if gpu > 1:
+            slots = min(slots, int(self.gpus / gpu))
+        elif gpu:
+            slots = min(slots, int(self.gpus) * int(1 / gpu + _ROUNDING))
+        return slots
+
+    def __str__(self) -> str:
+        """As it is shown: "2 CPUs, 0 GPUs"."""
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs"
+
+
+@dataclass(frozen=True)
+class RaySession:
+    """A running Ray. ``folder`` is for files of this search on this machine; it goes with the session."""
+
+    nodes: tuple[Node, ...]
     dashboard: str | None
-    storage: Path
+    folder: Path
 
 
-def prepare_environment() -> None:
-    """Set what Ray reads when it is imported."""
+def prepare_environment(address: str | None) -> None:
+    """Set what Ray reads when it is imported. ``address`` is that of the cluster to join, or None."""
     os.environ.update(_ENVIRONMENT)
+    if address is None:
+        os.environ.update(_PRIVATE)
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
-def ray_session(*, dashboard: bool, metrics: bool = False, verbose: bool = False) -> Iterator[RaySession]:
-    """Start Ray on this machine alone, whatever RAY_ADDRESS says, and stop it and remove its files at the end.
+def ray_session(
+    address: str | None, *, dashboard: bool, metrics: bool = False, verbose: bool = False
+) -> Iterator[RaySession]:
+    """Join the cluster at ``address``, or start Ray on this machine alone, whatever RAY_ADDRESS says.
 
-    ``metrics`` opens the port that Prometheus reads, ``verbose`` shows what Ray and its workers say.
+    ``metrics`` opens the port that Prometheus reads, ``verbose`` shows what Ray and its workers say. At the end a
+    private Ray is stopped and its files are removed; of a cluster only this search's share is given back.
+
+    Raises UserError if there is no cluster to join.
     """
     import ray
 
     root = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="tune-", dir=root if len(root) <= _LONGEST_ROOT else "/tmp"))
-    _guard_token()
     before = {number: signal.getsignal(number) for number in _ENDING}
     environment = os.environ.copy()
-    os.environ["TMPDIR"] = str(folder)  # what libraries drop in the workers goes with the rest
     try:
-        context = ray.init(
-            address="local",
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            logging_level=logging.INFO if verbose else logging.CRITICAL,
-            log_to_driver=verbose,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
-            _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
-        )
-        _guard_token()
+        context = join(address, verbose) if address else _start(folder, dashboard, metrics, verbose)
         # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
         for number, handler in before.items():
             if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
-        yield RaySession(resources.get("CPU", 0), resources.get("GPU", 0), url, folder / "tune")
+        yield RaySession(_nodes(), url, folder)
     finally:
         ray.shutdown()
         for number, handler in before.items():
@@ -95,11 +121,29 @@ def ray_session(*, dashboard: bool, metrics: bool = False, verbose: bool = False
         _remove(folder)
 
 
-def _guard_token() -> None:
-    """Make Ray's token readable by its owner alone: Ray writes it for all to read."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)
+def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
+    import ray
+
+    make_token()
+    guard_token()
+    os.environ["TMPDIR"] = str(folder)  # what libraries drop in the workers goes with the rest
+    return ray.init(
+        address="local",
+        include_dashboard=dashboard,
+        dashboard_host="127.0.0.1",
+        logging_level=logging.INFO if verbose else logging.CRITICAL,
+        log_to_driver=verbose,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _temp_dir=str(folder),
+        _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
+    )
+
+
+def _nodes() -> tuple[Node, ...]:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return tuple(Node(resources.get("CPU", 0), resources.get("GPU", 0)) for resources in alive)
 
 
 def _remove(folder: Path) -> None:

@@ -3,9 +3,10 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
 
@@ -28,6 +29,7 @@ from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.result import result_of
 from tune.space import Resources, Space, find_space, load_space
+from tune.storage import Storage, remember, shared_storage
 from tune.study import SearchStudy
 from tune.summary import (
     print_candidates,
@@ -52,18 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = Output(quiet=options.quiet, as_json=options.json)
         if options.resume is not None:
             with output.running():
-                return resume(options.resume, options.add_trials, options.max_concurrent, watching(options), output)
+                changes = {"max_concurrent": options.max_concurrent, "storage": options.storage}
+                watched = watching(options)
+                return resume(options.resume, options.add_trials, changes, watched, output, options.address)
         file = find_space(options.space)
         space = load_space(file).changed(
-            trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed
+            trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():
             print_question(space, file)
-            return search(space, folder, watching(options), output)
+            return search(space, folder, watching(options), output, options.address)
 
 
-def resume(path: Path, more: int, max_concurrent: int | None, watched: Watching, output: Output) -> int:
+def resume(
+    path: Path,
+    more: int,
+    changes: Mapping[str, Any],
+    watched: Watching,
+    output: Output,
+    address: str | None,
+) -> int:
     """Go on with the search of a folder, with so many trials more; return the exit status."""
     folder = SearchFolder.existing(path)
     space = load_space(path / "space.yaml")
@@ -76,11 +87,14 @@ def resume(path: Path, more: int, max_concurrent: int | None, watched: Watching,
     study = open_study(space, folder)
     print_question(space, path / "space.yaml")
     print_resumed(study, folder)
-    return search(space.changed(max_concurrent=max_concurrent), folder, watched, output)
+    return search(space.changed(**changes), folder, watched, output, address)
 
 
-def search(space: Space, folder: SearchFolder, watched: Watching, output: Output) -> int:
-    """Run a search to its end and print its result; return the exit status. Its folder may have trials already."""
+def search(space: Space, folder: SearchFolder, watched: Watching, output: Output, address: str | None) -> int:
+    """Run a search to its end, on the cluster at an address or on this machine, and print its result.
+
+    Its folder may have trials already. Return the exit status.
+    """
     start = time.monotonic()
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
@@ -91,8 +105,13 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
             model = write_results(study, folder, validation.systems)
             with output.ending():
                 return conclude(study, folder, sets, model, confirmation, output, start)
-    prepare_environment()
-    with ray_session(dashboard=watched.dashboard, metrics=watched.metrics, verbose=watched.verbose) as session:
+    prepare_environment(address)
+    options = {"dashboard": watched.dashboard, "metrics": watched.metrics, "verbose": watched.verbose}
+    with (
+        shared_storage(space.storage, folder.path.name) as shared,
+        ray_session(address, **options) as session,
+    ):
+        storage = shared or Storage.find(str(session.folder), "tune")
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, dropped_gpu)
@@ -101,6 +120,9 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
                 folder.create(fitted)
                 folder.lock()
             study = open_study(fitted, folder)
+            if shared:
+                with folder.writing():
+                    remember(shared, study)
         except ResultsError:
             folder.remove()
             raise
@@ -113,7 +135,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         before = Counter(record.state for record in study.records() if record.state != "RUNNING")
         with watch(watched, study, folder) as monitoring:
             print_watching(folder, session.dashboard, monitoring.hints)
-            driver = Driver(fitted.resources, concurrent, session.storage, monitors=[monitoring])
+            driver = Driver(fitted.resources, concurrent, storage, monitors=[monitoring])
             with _ending_early(), Progress("trial", fitted.trials, console, before) as progress:
                 driver.run_trials(study, folder, progress, validation)
             model = write_results(study, folder, validation.systems)
@@ -152,12 +174,19 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
 
     Raises UserError if a single trial does not fit.
     """
-    share = space.resources
-    gpu = share.gpu if session.gpus else 0.0
-    if share.cpu > session.cpus or gpu > session.gpus:
+    if len(session.nodes) > 1 and space.storage is None:
         raise UserError(
-            f"The value of `resources` is cpu {share.cpu:g} and gpu {share.gpu:g}, but must fit this machine: "
-            f"{session.cpus:g} CPUs, {session.gpus:g} GPUs."
+            f"The cluster has {len(session.nodes)} nodes, whose checkpoints must meet in a place that all of them "
+            "reach; give one with --storage (a shared folder, or a URI such as s3://bucket/folder)."
+        )
+    share = space.resources
+    gpu = share.gpu if any(node.gpus for node in session.nodes) else 0.0
+    slots = sum(node.slots(share.cpu, gpu) for node in session.nodes)
+    if not slots:
+        where = "this machine" if len(session.nodes) == 1 else "one node"
+        raise UserError(
+            f"The value of `resources` is cpu {share.cpu:g} and gpu {share.gpu:g}, but must fit {where}: "
+            f"{'; or '.join(sorted(set(map(str, session.nodes))))}."
         )
     device = space.fixed.get("device", "auto")
     if device == "cuda" and not gpu:
@@ -165,7 +194,6 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
             "The value of `fixed.device` is cuda, but trials get no GPU here; set `resources.gpu` on a machine that "
             "has one, or leave `device` out."
         )
-    slots = min(int(session.cpus / share.cpu + 1e-9), int(session.gpus / gpu + 1e-9) if gpu else space.trials)
     if device == "auto":
         # A trial without a share of the GPU sees it all the same, and must leave it alone.
         space = space.changed(fixed={**space.fixed, "device": "cuda" if gpu else "cpu"})

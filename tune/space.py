@@ -71,6 +71,9 @@ class Space(BaseModel):
     confirm: Confirm | None = Field(None, description="train the best again before a best is named")
     max_concurrent: Count | None = Field(None, description="trials at a time, at most; as many as fit if left out")
     resources: Resources = Field(Resources(), description="what one trial takes")
+    storage: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="where checkpoints go on the way: a folder that all nodes of a cluster share, or a URI"
+    )
     sampler: Sampler = Field(TPE(), description="how the next parameters are chosen")
     scheduler: Scheduler = Field(Asha(), description="how trials are stopped early")
     seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the whole search")

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from core.errors import UserError
 from tune.monitoring.watching import Watching
+from tune.space import shipped_spaces
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +22,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line of a search (that of the program, if None). Raises UserError."""
     parser = Parser(prog="python -m tune.search", description="Search for hyperparameters.")
     parser.add_argument(
-        "--space", required=True, help="a YAML file, or a shipped space: history, long_run, quick or step_rule"
+        "--space", required=True, help=f"a YAML file, or a shipped space: {', '.join(shipped_spaces())}"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any entry of the space, for example --set fixed.epochs=40 --set parameters.lr.float=[1e-4,1e-3]",
     )
     parser.add_argument("--trials", type=_count, help="trials to run, instead of the space's number")
     parser.add_argument("--max-concurrent", type=_count, help="trials at a time, at most")
@@ -45,7 +53,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="print the result as one JSON object on standard output, and everything else on standard error",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the space as it would be searched, and the first trials; no more"
+    )
     options = parser.parse_args(arguments)
+    for key in ("trials", "max_concurrent", "seed"):
+        if getattr(options, key) is not None and any(text.partition("=")[0].strip() == key for text in options.set):
+            raise UserError(f"--{key.replace('_', '-')} and --set {key} are both given; leave one out.")
+    if options.dry_run and options.json:
+        raise UserError("--dry-run prints a space, so --json does nothing; leave one out.")
     if options.wandb_project is not None and not options.wandb:
         raise UserError("The option --wandb-project does nothing without --wandb; add it.")
     return options

@@ -171,6 +171,12 @@ class Space(BaseModel):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
+def shipped_spaces() -> list[str]:
+    """Return the names of the spaces that come with the package."""
+    entries = (entry.name for entry in files("search_spaces").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in entries if name.endswith(".yaml"))
+
+
 def find_space(name: str) -> Traversable:
     """Find a space: an existing file wins; `history` and `spaces/history.yaml` name one that is shipped.
 
@@ -184,11 +190,10 @@ def find_space(name: str) -> Traversable:
         is_folder = path.is_dir()
     except (OSError, ValueError) as error:
         raise UserError(f"There is no search space {shown}: {getattr(error, 'strerror', error)}.") from None
-    shipped = files("search_spaces")
-    names = sorted(entry.name.removesuffix(".yaml") for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
+    names = shipped_spaces()
     pure = PurePosixPath(name.removesuffix(".yaml"))
     if str(pure.parent) in (".", "spaces", "search_spaces") and pure.name in names:
-        return shipped / f"{pure.name}.yaml"
+        return files("search_spaces") / f"{pure.name}.yaml"
     if is_folder:
         raise UserError(f"The search space {shown} is a folder; give a YAML file, or one of {', '.join(names)}.")
     raise UserError(

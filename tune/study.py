@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.config import Config
@@ -40,6 +41,7 @@ class Proposal:
 
     number: int
     config: Config
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ def derived_seed(*keys: int) -> int:
 class SearchStudy:
     """Ask for trials, report their scores, be told when to stop them, and say how they ended."""
 
-    def __init__(self, space: Space, journal: Path, name: str) -> None:
+    def __init__(self, space: Space, journal: Path | None, name: str) -> None:
+        """Open a study or start one: in a file, or in memory."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.ranking = space.ranking
-        storage = open_journal(journal)
+        storage = open_journal(journal) if journal is not None else InMemoryStorage()
         self._pruner = space.scheduler.build()
         self._study = optuna.create_study(
             storage=storage,
@@ -102,7 +105,7 @@ class SearchStudy:
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("seed", seed)
         self._running[trial.number] = trial
-        return Proposal(trial.number, self.space.config(parameters, seed))
+        return Proposal(trial.number, self.space.config(parameters, seed), parameters)
 
     def _propose(self) -> tuple[Trial, dict[str, Any]]:
         number = len(self._study.get_trials(deepcopy=False))
@@ -173,7 +176,7 @@ class SearchStudy:
             self._study.tell(trial, state=TrialState.FAIL)
 
     def records(self) -> list[TrialRecord]:
-        """Every trial that was to be run, by number."""
+        """Every trial that was to be run, by number. (Numbers have gaps where a proposal was not.)"""
         # Optuna leaves out those that break a constraint, such as the limit of the energy error.
         front = {trial.number for trial in self._study.best_trials} if self._several else None
         trials = self._study.get_trials(deepcopy=False)

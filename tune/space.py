@@ -1,5 +1,6 @@
 """A search space: one YAML file, one question. Everything wrong with it is said before anything starts."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from core.config import Config
 from core.errors import UserError, nearest
-from tune.constraints import Constraint
+from tune.constraints import FORM, Constraint
 from tune.forbidden import is_forbidden
 from tune.overrides import override
 from tune.parameters import AnyParameter, Parameter, Scalar, as_text, shorten
@@ -60,7 +61,7 @@ class Space(BaseModel):
     max_rel_dE: Positive = Field(
         5e-3, description="a trial with a larger energy error, over the first objective's periods, ranks below all"
     )
-    constraints: list[str] = Field(
+    constraints: list[Annotated[str, Field(json_schema_extra={"pattern": FORM})]] = Field(
         [], description="limits of scores, `score <= number` or `>=`; a trial beyond one ranks below all within them"
     )
     forbid: list[dict[str, Any]] = Field(
@@ -228,3 +229,9 @@ def _checked(values: Mapping[str, Any]) -> Space:
         raise UserError(explain(error, Space)) from None
     check_space(space)
     return space
+
+
+if __name__ == "__main__":
+    from tune.space_schema import main
+
+    sys.exit(main())

@@ -56,8 +56,7 @@ class _Axis:
     """Where a parameter's values lie between 0 and 1, and how its ends and choices are written."""
 
     def __init__(self, parameter: Parameter):
-        special = next(iter(parameter.when.values())).values() if parameter.when else ()
-        every = [value for domain in (parameter.domain, *special) for value in domain]
+        every = [value for domain in parameter.domains for value in domain]
         self.choices: list[str] = []
         self.log = bool(getattr(parameter, "log", False))
         self.whole = parameter.kind == "int"
@@ -186,8 +185,7 @@ def importances(search: Search) -> dict[str, float]:
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
     axis = _Axis(parameter)
     if axis.choices:
-        special = next(iter(parameter.when.values())).values() if parameter.when else ()
-        every = [_plain(value) for domain in (parameter.domain, *special) for value in domain]
+        every = [_plain(value) for domain in parameter.domains for value in domain]
         return optuna.distributions.CategoricalDistribution(list(dict.fromkeys(every)))
     if parameter.kind == "int":
         return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)

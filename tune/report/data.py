@@ -23,7 +23,7 @@ from tune.folder import MODEL_FILE, SearchFolder
 from tune.journal import open_journal
 from tune.ranking import Ranking
 from tune.space import Space, load_space
-from tune.study import SearchStudy, TrialRecord
+from tune.study import SKIPPED, SearchStudy, TrialRecord
 
 Say = Callable[[str], None]
 
@@ -78,8 +78,8 @@ class Search:
         return self.ranking.error
 
     def within(self, scores: dict[str, float]) -> bool:
-        """Whether a trial kept the energy error that the space allows."""
-        return self.error in scores and self.ranking.excess(scores) <= 0
+        """Whether a trial kept every limit that the space sets."""
+        return all(name in scores for name in self.ranking.limited) and self.ranking.excess(scores) <= 0
 
     def suffix(self, horizon: int) -> str:
         """What the names of scores over a horizon end in."""
@@ -163,7 +163,7 @@ def read_search(path: Path, say: Say) -> Search:
         space=space,
         ranking=study.ranking,
         records=study.records(),
-        trials=kept.trials,
+        trials=[trial for trial in kept.trials if SKIPPED not in trial.user_attrs],
         ranked=ranked,
         objectives=dict(zip(space.objectives, upwards, strict=True)),
         best=_best(folder, ranked),

@@ -8,6 +8,7 @@ from typing import NoReturn
 from core.errors import UserError
 from tune.cluster import check_address
 from tune.monitoring.watching import Watching
+from tune.space import shipped_spaces
 
 #: What `--resume` says already.
 _NOT_WITH_RESUME = {
@@ -15,6 +16,8 @@ _NOT_WITH_RESUME = {
     "trials": "runs the trials that are missing; --add-trials adds to them",
     "seed": "goes on with the search's own seed",
     "results": "writes into the folder itself",
+    "set": "searches the folder's own space.yaml",
+    "dry_run": "has its trials in the folder",
 }
 
 
@@ -29,7 +32,14 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line of a search (that of the program, if None). Raises UserError."""
     parser = Parser(prog="python -m tune.search", description="Search for hyperparameters.")
-    parser.add_argument("--space", help="a YAML file, or a shipped space: history, long_run, quick or step_rule")
+    parser.add_argument("--space", help=f"a YAML file, or a shipped space: {', '.join(shipped_spaces())}")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="set any entry of the space, for example --set fixed.epochs=40 --set parameters.lr.float=[1e-4,1e-3]",
+    )
     parser.add_argument(
         "--resume", type=Path, metavar="FOLDER", help="go on with an interrupted search: results/<search>"
     )
@@ -62,7 +72,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="print the result as one JSON object on standard output, and everything else on standard error",
     )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the space as it would be searched, and the first trials; no more"
+    )
     options = parser.parse_args(arguments)
+    for key in ("trials", "max_concurrent", "seed"):
+        if getattr(options, key) is not None and any(text.partition("=")[0].strip() == key for text in options.set):
+            raise UserError(f"--{key.replace('_', '-')} and --set {key} are both given; leave one out.")
+    if options.dry_run and options.json:
+        raise UserError("--dry-run prints a space, so --json does nothing; leave one out.")
     if options.wandb_project is not None and not options.wandb:
         raise UserError("The option --wandb-project does nothing without --wandb; add it.")
     if options.resume is None:
@@ -73,8 +91,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.results = options.results or Path("results")
     else:
         for name, instead in _NOT_WITH_RESUME.items():
-            if getattr(options, name) is not None:
-                parser.error(f"--{name} cannot be given with --resume, which {instead}")
+            if getattr(options, name) not in (None, [], False):
+                parser.error(f"--{name.replace('_', '-')} cannot be given with --resume, which {instead}")
     if options.address is not None:
         check_address(options.address)
         if not options.dashboard:

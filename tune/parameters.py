@@ -247,24 +247,33 @@ class _Range(Parameter):
         return type(value) in self.number and math.isfinite(value)
 
 
+def _two(kind: str) -> dict[str, Any]:
+    """What a JSON Schema says of a range."""
+    return {"items": {"type": kind}, "minItems": 2, "maxItems": 2}
+
+
 class FloatParameter(_Range):
     """A range of real numbers."""
 
     number = (int, float)
-    domain: list[Any] = Field(alias="float", description="[low, high]")
+    domain: list[Any] = Field(alias="float", description="[low, high]", json_schema_extra=_two("number"))
 
 
 class IntParameter(_Range):
     """A range of whole numbers, both ends included."""
 
     number = (int,)
-    domain: list[Any] = Field(alias="int", description="[low, high], both included")
+    domain: list[Any] = Field(
+        alias="int", description="[low, high], both included", json_schema_extra=_two("integer")
+    )
 
 
 class ChoiceParameter(Parameter):
     """A list of values without an order."""
 
-    domain: list[Any] = Field(alias="choice", description="the values: numbers, words, or lists of them")
+    domain: list[Any] = Field(
+        alias="choice", description="the values: numbers, words, or lists of them", json_schema_extra={"minItems": 1}
+    )
 
     def distribution(self, domain: Sequence[Any]) -> BaseDistribution:
         """Return Optuna's distribution; a list goes into the study as text, since Optuna keeps scalars only."""

@@ -21,6 +21,7 @@ from core.scores import References, references_on
 from tune.baselines import BASELINES, baselines_at, measure_baselines
 from tune.command_line import parse, watching
 from tune.confirmation import Confirmation
+from tune.dry_run import dry_run, this_machine
 from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.monitoring.watching import Watching
 from tune.opening import open_study
@@ -58,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 watched = watching(options)
                 return resume(options.resume, options.add_trials, changes, watched, output, options.address)
         file = find_space(options.space)
-        space = load_space(file).changed(
+        space = load_space(file, options.set).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
+        if options.dry_run:
+            return dry_run(*fit_to_machine(space, this_machine()), file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():
             print_question(space, file)

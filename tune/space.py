@@ -1,5 +1,6 @@
 """A search space: one YAML file, one question. Everything wrong with it is said before anything starts."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from core.config import Config
 from core.errors import UserError, nearest
-from tune.constraints import Constraint
+from tune.constraints import FORM, Constraint
 from tune.forbidden import is_forbidden
 from tune.overrides import override
 from tune.parameters import AnyParameter, Parameter, Scalar, as_text, shorten
@@ -60,7 +61,7 @@ class Space(BaseModel):
     max_rel_dE: Positive = Field(
         5e-3, description="a trial with a larger energy error, over the first objective's periods, ranks below all"
     )
-    constraints: list[str] = Field(
+    constraints: list[Annotated[str, Field(json_schema_extra={"pattern": FORM})]] = Field(
         [], description="limits of scores, `score <= number` or `>=`; a trial beyond one ranks below all within them"
     )
     forbid: list[dict[str, Any]] = Field(
@@ -174,6 +175,12 @@ class Space(BaseModel):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
+def shipped_spaces() -> list[str]:
+    """Return the names of the spaces that come with the package."""
+    entries = (entry.name for entry in files("search_spaces").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in entries if name.endswith(".yaml"))
+
+
 def find_space(name: str) -> Traversable:
     """Find a space: an existing file wins; `history` and `spaces/history.yaml` name one that is shipped.
 
@@ -187,11 +194,10 @@ def find_space(name: str) -> Traversable:
         is_folder = path.is_dir()
     except (OSError, ValueError) as error:
         raise UserError(f"There is no search space {shown}: {getattr(error, 'strerror', error)}.") from None
-    shipped = files("search_spaces")
-    names = sorted(entry.name.removesuffix(".yaml") for entry in shipped.iterdir() if entry.name.endswith(".yaml"))
+    names = shipped_spaces()
     pure = PurePosixPath(name.removesuffix(".yaml"))
     if str(pure.parent) in (".", "spaces", "search_spaces") and pure.name in names:
-        return shipped / f"{pure.name}.yaml"
+        return files("search_spaces") / f"{pure.name}.yaml"
     if is_folder:
         raise UserError(f"The search space {shown} is a folder; give a YAML file, or one of {', '.join(names)}.")
     raise UserError(
@@ -226,3 +232,9 @@ def _checked(values: Mapping[str, Any]) -> Space:
         raise UserError(explain(error, Space)) from None
     check_space(space)
     return space
+
+
+if __name__ == "__main__":
+    from tune.space_schema import main
+
+    sys.exit(main())

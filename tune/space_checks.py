@@ -102,13 +102,15 @@ def _check_condition(space: "Space", key: str, kind: str, name: str, values: lis
         )
     for value in values:
         if not any(parent.contains(domain, value) for domain in parent.domains):
-            of = "choices" if isinstance(parent, ChoiceParameter) else "values"
-            every = dict.fromkeys(as_text(one) for domain in parent.domains for one in domain)
-            known = (", " if of == "choices" else " to ").join(every)
-            has = f"has a range for {as_text(value)}, but must have ranges for" if kind == "when" else (
-                f"has {as_text(value)}, but must have"
-            )  # fmt: skip
-            raise UserError(f"The key `parameters.{key}.{kind}.{name}` {has} {of} of {name} only: {known}.")
+            if isinstance(parent, ChoiceParameter):
+                every = dict.fromkeys(as_text(one) for domain in parent.domains for one in domain)
+                known = f"choices of {name} only: {', '.join(every)}"
+            else:
+                known = f"values of {name} only: {' or '.join(map(as_text, parent.domains))}"
+            which, must = ("has a range for", "have ranges for") if kind == "when" else ("has", "have")
+            raise UserError(
+                f"The key `parameters.{key}.{kind}.{name}` {which} {as_text(value)}, but must {must} {known}."
+            )
 
 
 def _check_no_circle(space: "Space", key: str) -> None:

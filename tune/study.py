@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.config import Config
@@ -45,6 +46,7 @@ class Proposal:
 
     number: int
     config: Config
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,15 @@ def derived_seed(*keys: int) -> int:
 class SearchStudy:
     """Ask for trials, report their scores, be told when to stop them, and say how they ended.
 
-    ``name`` is that of a new study. One that is opened for ``reading`` may belong to a search that is running.
-    Raises OSError, and ValueError if a line of the journal is damaged.
+    ``name`` is that of a new study; without a ``journal`` it is in memory. One that is opened for ``reading`` may
+    belong to a search that is running. Raises OSError, and ValueError if a line of the journal is damaged.
     """
 
-    def __init__(self, space: Space, journal: Path, name: str, *, reading: bool = False) -> None:
+    def __init__(self, space: Space, journal: Path | None, name: str, *, reading: bool = False) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.ranking = space.ranking
-        storage = open_journal(journal, reading=reading)
+        storage = open_journal(journal, reading=reading) if journal is not None else InMemoryStorage()
         self._pruner = space.scheduler.build()
         # A study keeps the name that its folder had at first; it may have been moved since.
         if names := [study.study_name for study in storage.get_all_studies()]:
@@ -99,7 +101,7 @@ class SearchStudy:
         The sampler is made anew with a seed from the study's seed and the trial's number: a search that was interrupted
         and goes on then proposes what it would have proposed.
         """
-        self._seed_sampler(len(self.trials))
+        self._seed_sampler(len(self._study.get_trials(deepcopy=False)))
         return self._propose(self._study.ask())
 
     def unfinished(self) -> list[Proposal]:
@@ -129,7 +131,7 @@ class SearchStudy:
                     self.fail(number, attributes["epochs"], attributes["reason"])
                 else:
                     config = self.space.config(attributes["parameters"], attributes["seed"])
-                    proposals.append(Proposal(number, config))
+                    proposals.append(Proposal(number, config, attributes["parameters"]))
         return proposals
 
     def _seed_sampler(self, number: int) -> None:
@@ -144,14 +146,14 @@ class SearchStudy:
             self._skip(trial, "forbidden")
             if attempt == _PATIENCE - 1:
                 self._study.enqueue_trial(self._allowed(trial.number))
-            self._seed_sampler(len(self.trials))
+            self._seed_sampler(len(self._study.get_trials(deepcopy=False)))
             trial = self._study.ask()
             parameters = self.space.draw(trial)
         seed = self.seed(trial.number, 0)
         trial.set_user_attr("parameters", parameters)
         trial.set_user_attr("seed", seed)
         self._running[trial.number] = trial
-        return Proposal(trial.number, self.space.config(parameters, seed))
+        return Proposal(trial.number, self.space.config(parameters, seed), parameters)
 
     def _skip(self, trial: Trial, reason: str) -> None:
         """End a proposal that is not run. Samplers learn to keep away: it breaks a constraint, beyond all others."""
@@ -225,14 +227,14 @@ class SearchStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """Every trial as Optuna knows it, by number."""
-        return self._study.get_trials(deepcopy=False)
+        """Every trial that was to be run, as Optuna knows it. (Numbers have gaps where a proposal was not run.)"""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if SKIPPED not in trial.user_attrs]
 
     def records(self) -> list[TrialRecord]:
-        """Every trial that was to be run, by number."""
+        """What is known about these."""
         # Optuna leaves out those that break a constraint, such as the limit of the energy error.
         front = {trial.number for trial in self._study.best_trials} if self._several else None
-        return [_record(trial, front) for trial in self.trials if SKIPPED not in trial.user_attrs]
+        return [_record(trial, front) for trial in self.trials]
 
     def record(self, number: int) -> TrialRecord:
         """One trial, without its place on the Pareto front."""
@@ -240,7 +242,7 @@ class SearchStudy:
 
     def curve(self, number: int) -> dict[int, float]:
         """What early stopping was told of a trial, by epoch."""
-        return dict(curve_of(self.trials[number]))
+        return dict(curve_of(self._frozen(number)))
 
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""

@@ -148,7 +148,11 @@ def _domains(parameter: Parameter) -> str:
     if parameter.when and parameter.parent:
         for value, domain in parameter.when[parameter.parent].items():
             texts.append(f"{_domain(parameter, domain)} where {parameter.parent} is {value}")
-    return "; ".join(texts) + (", log" if getattr(parameter, "log", False) else "")
+    text = "; ".join(texts) + (", log" if getattr(parameter, "log", False) else "")
+    if (step := getattr(parameter, "step", None)) is not None:
+        text += f", {'factor' if getattr(parameter, 'log', False) else 'step'} {step:g}"
+    needed = [f"{key} is {' or '.join(map(as_text, values))}" for key, values in parameter.required.items()]
+    return text + (f"; only where {' and '.join(needed)}" if needed else "")
 
 
 def _domain(parameter: Parameter, domain: list[object]) -> str:

@@ -25,13 +25,14 @@ _IN_COMMON = {
 
 
 def trials_table(best: Sequence[TrialRecord], ranking: Ranking) -> str:
-    """The best trials, those of the Pareto front marked. Parameters have a line of their own: 80 columns are enough."""
-    keys = list(dict.fromkeys((*ranking.objectives, ranking.error, *_OF_TRIALS)))
+    """The best trials, those of the Pareto front or beyond a limit marked. Parameters have a line of their own."""
+    keys = list(dict.fromkeys((*ranking.objectives, *ranking.limited, *_OF_TRIALS)))
     lines = [f"trial  {'  '.join(keys)}"]
     for record in best:
         values = [format(record.scores[key], score(key).style).rjust(len(key)) for key in keys]
-        front = "  pareto" if record.pareto else ""
-        lines += [f"{record.number:5}  {'  '.join(values)}{front}", f"       {describe(record.parameters)}"]
+        broken = ranking.broken(record.scores)
+        mark = f"  beyond {', '.join(broken)}" if broken else "  pareto" if record.pareto else ""
+        lines += [f"{record.number:5}  {'  '.join(values)}{mark}", f"       {describe(record.parameters)}"]
     return "\n".join(lines)
 
 

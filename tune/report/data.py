@@ -67,8 +67,8 @@ class Search:
         return self.ranking.error
 
     def within(self, scores: dict[str, float]) -> bool:
-        """Whether a trial kept the energy error that the space allows."""
-        return self.error in scores and self.ranking.excess(scores) <= 0
+        """Whether a trial kept every limit that the space sets."""
+        return all(name in scores for name in self.ranking.limited) and self.ranking.excess(scores) <= 0
 
     def suffix(self, horizon: int) -> str:
         """What the names of scores over a horizon end in."""

@@ -72,8 +72,7 @@ def _summary(search: Search) -> str:
     counts = Counter(record.state for record in search.records)
     states = ", ".join(f"{counts[state]} {word}" for state, word in STATES.items() if counts[state])
     trials = f"{len(search.records)} of {search.space.trials} trials{': ' if states else ''}{states}."
-    limit = f"{search.error} ≤ {search.space.max_rel_dE:g}"
-    goal = f"Ranked by {search.objective} with {limit}, on orbits that no training saw."
+    goal = f"Ranked by {search.objective} with {search.ranking}, on orbits that no training saw."
     return f"<p>{escape(trials)} {escape(goal)}</p>"
 
 
@@ -91,8 +90,8 @@ def _best(search: Search) -> str:
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     warning = ""
     if search.ranking.excess(scores) > 0:
-        limit = f"{search.space.max_rel_dE:g}"
-        warning = f"<p class=absent>No trial kept {search.error} within {limit}: this is the nearest to it.</p>"
+        limits = escape(str(search.ranking))
+        warning = f"<p class=absent>No trial kept {limits}: this is the nearest to it.</p>"
     record = next(record for record in search.records if record.number == search.best.trial)
     drawn = ", ".join(
         f"<code>{escape(key)}</code> {escape(format(value, '.3g') if isinstance(value, float) else str(value))}"

@@ -31,22 +31,23 @@ def parameter_drawings(search: Search) -> list[Drawing]:
         Drawing(
             "parallel_coordinates",
             "Parallel coordinates",
-            f"Each line is a trial, coloured by {search.objective}, the best drawn thick; those above max_rel_dE are "
-            "grey.",
+            f"Each line is a trial, coloured by {search.objective}, the best drawn thick; those beyond a limit are "
+            "grey. A line has a gap where a trial does not have the parameter.",
             lambda theme: _parallel(search, theme),
         ),
         Drawing(
             "importances",
             "Parameter importances",
             "Which parameters tell the best trials from the rest (PED-ANOVA over trials that ran to their end; shares "
-            "of 1). A parameter with a range for each value of another counts once. Few trials make it rough.",
+            "of 1). A parameter with a range for each value of another counts once; one that only some trials have is "
+            "left out. Few trials make it rough.",
             lambda theme: _importances(search, theme),
         ),
         Drawing(
             "slice",
             "Slices",
             f"{search.objective} against each parameter alone: filled dots ran to their end, hollow ones were stopped, "
-            "crosses are above max_rel_dE. Colours go from the first trial (violet) to the last (yellow).",
+            "crosses are beyond a limit. Colours go from the first trial (violet) to the last (yellow).",
             lambda theme: _slice(search, theme),
         ),
     ]
@@ -56,8 +57,7 @@ class _Axis:
     """Where a parameter's values lie between 0 and 1, and how its ends and choices are written."""
 
     def __init__(self, parameter: Parameter):
-        special = next(iter(parameter.when.values())).values() if parameter.when else ()
-        every = [value for domain in (parameter.domain, *special) for value in domain]
+        every = [value for domain in parameter.domains for value in domain]
         self.choices: list[str] = []
         self.log = bool(getattr(parameter, "log", False))
         self.whole = parameter.kind == "int"
@@ -89,9 +89,8 @@ class _Axis:
 
 
 def _drawable(search: Search) -> list[TrialRecord]:
-    """Trials with a score and a value for every parameter of the space."""
-    records = scored(search, search.objective)
-    return [record for record in records if all(key in record.parameters for key in search.space.parameters)]
+    """Trials with a score and parameters."""
+    return [record for record in scored(search, search.objective) if record.parameters]
 
 
 def _parallel(search: Search, theme: Theme) -> Figure:
@@ -109,7 +108,8 @@ def _parallel(search: Search, theme: Theme) -> Figure:
     axes = dress(figure.subplots(), theme, grid=False)
     best = search.best.trial if search.best else None
     for record in sorted(records, key=lambda record: (record.number == best, record in kept)):
-        places = [axis.place(record.parameters[key]) for key, axis in axes_of.items()]
+        drawn = record.parameters
+        places = [axis.place(drawn[key]) if key in drawn else math.nan for key, axis in axes_of.items()]
         places.append(min(max((record.scores[search.objective] - low) / span, -0.03), 1.03))
         top = record.number == best
         color = colours.to_rgba(np.array(record.scores[search.objective])) if record in kept else theme.grid
@@ -164,8 +164,12 @@ def importances(search: Search) -> dict[str, float]:
     a trial's value is what ranks it, so that a loose energy error does not count as a gain.
     """
     space = {key: _distribution(parameter) for key, parameter in search.space.parameters.items()}
-    free = {key: distribution for key, distribution in space.items() if not distribution.single()}
     records = [record for record in _drawable(search) if record.state == "COMPLETE"]
+    free = {
+        key: distribution
+        for key, distribution in space.items()
+        if not distribution.single() and all(key in record.parameters for record in records)
+    }
     if len(free) < 2:
         raise NotDrawn("Fewer than two parameters vary, so there is nothing to weigh against each other.")
     merit = search.ranking.merit
@@ -186,8 +190,7 @@ def importances(search: Search) -> dict[str, float]:
 def _distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
     axis = _Axis(parameter)
     if axis.choices:
-        special = next(iter(parameter.when.values())).values() if parameter.when else ()
-        every = [_plain(value) for domain in (parameter.domain, *special) for value in domain]
+        every = [_plain(value) for domain in parameter.domains for value in domain]
         return optuna.distributions.CategoricalDistribution(list(dict.fromkeys(every)))
     if parameter.kind == "int":
         return optuna.distributions.IntDistribution(int(axis.low), int(axis.high), log=axis.log)
@@ -212,6 +215,8 @@ def _slice(search: Search, theme: Theme) -> Figure:
     for panel, (key, axis) in zip(grid.flat, axes_of.items(), strict=False):
         axes = dress(panel, theme, key, search.objective if panel in grid[:, 0] else "")
         for index, record in enumerate(records):
+            if key not in record.parameters:
+                continue
             # Choices are spread a little, the same way each time, so that dots do not hide each other.
             shift = 0.12 * math.sin(2.4 * index) if axis.choices else 0.0
             value = record.parameters[key]

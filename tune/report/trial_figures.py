@@ -32,22 +32,20 @@ def trial_drawings(search: Search) -> list[Drawing]:
             "history",
             "Optimization history",
             f"{objective} of each trial at its last evaluation, and the best so far among those that ran to their end "
-            f"with {search.error} <= {search.space.max_rel_dE:g}. Crosses are above that limit; trials without a score "
-            "are marked below.",
+            f"with {search.ranking}. Crosses are beyond a limit; trials without a score are marked below.",
             lambda theme: _history(search, theme),
         ),
         Drawing(
             "intermediate_values",
             "Intermediate values",
-            f"What early stopping compares at each evaluation: {objective} while {search.error} is within the limit, "
-            "and above it a number beyond those of honest trials by how far (in powers of e). Grey trials were "
-            "stopped.",
+            f"What early stopping compares at each evaluation: {objective} while a trial is within the limits, "
+            "and beyond one a number worse than those of honest trials by how far. Grey trials were stopped.",
             lambda theme: _intermediate(search, theme),
         ),
         Drawing(
             "pareto_front",
             "Pareto front",
-            f"{objective} against {' and '.join(_against(search))}. The line joins trials within max_rel_dE that "
+            f"{objective} against {' and '.join(_against(search))}. The line joins trials within the limits that "
             f"no other beats in both.{gains}",
             lambda theme: _pareto(search, theme),
         ),
@@ -86,12 +84,12 @@ def _history(search: Search, theme: Theme) -> Figure:
     groups = {
         "ran to the end": [r for r in records if r.state == "COMPLETE" and search.within(r.scores)],
         "stopped early": [r for r in records if r.state != "COMPLETE" and search.within(r.scores)],
-        "above the limit": [r for r in records if not search.within(r.scores)],
+        "beyond a limit": [r for r in records if not search.within(r.scores)],
     }
     looks: dict[str, dict[str, Any]] = {
         "ran to the end": {"color": theme.states["COMPLETE"], "marker": "o", "s": 34},
         "stopped early": {"facecolors": "none", "edgecolors": theme.states["PRUNED"], "marker": "o", "s": 26},
-        "above the limit": {"color": theme.states["FAIL"], "marker": "x", "s": 26, "linewidths": 1.1},
+        "beyond a limit": {"color": theme.states["FAIL"], "marker": "x", "s": 26, "linewidths": 1.1},
     }
     for name, members in groups.items():
         if members:
@@ -209,7 +207,7 @@ def _front_panel(axes: Axes, search: Search, records: list[TrialRecord], x: str,
         if search.best and record.number == search.best.trial:
             look = {"color": theme.model, "marker": "*", "s": 190, "zorder": 6, "edgecolors": theme.paper}
         axes.scatter([px], [py], **look)
-    # As Optuna's: those above the limit of the energy error are not on it.
+    # As Optuna's: those beyond a limit are not on it.
     complete = [i for i, record in enumerate(records) if record.state == "COMPLETE" and search.within(record.scores)]
     front = [complete[index] for index in front_of(points[complete], upwards)]
     front.sort(key=lambda index: points[index, 0])

@@ -1,0 +1,36 @@
+"""`--dry-run`: what a search would do, without Ray and without a trace."""
+
+import os
+from pathlib import Path
+
+import torch
+import yaml
+
+from tune.ray_session import Node, RaySession
+from tune.space import Space
+from tune.study import SearchStudy
+
+#: Trials that are shown.
+_SAMPLES = 3
+
+
+def this_machine() -> RaySession:
+    """Return what Ray would find here, had it been started."""
+    return RaySession((Node(os.cpu_count() or 1, torch.cuda.device_count()),), dashboard=None, folder=Path())
+
+
+def dry_run(space: Space, concurrent: int, file: object) -> int:
+    """Print a space as this machine would search it; the rest are comments, so that it is a file to be searched.
+
+    The trials are the sampler's first, were none to end before the last one is proposed.
+    """
+    print(f"# The space {file} as it would be searched here.")
+    print(space.to_yaml(), end="")
+    share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
+    print(f"\n# resources: {share} a trial, {concurrent} at a time")
+    study = SearchStudy(space, None, "dry run")
+    for _ in range(min(_SAMPLES, space.trials)):
+        proposal = study.ask()
+        drawn = yaml.safe_dump(proposal.parameters, sort_keys=False, default_flow_style=True, width=10_000).strip()
+        print(f"# trial {proposal.number}, seed {proposal.config.seed}: {drawn}")
+    return 0

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleRenderable, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from tune.objectives import score
@@ -102,33 +103,39 @@ class Progress:
         minutes = (time.monotonic() - self._start) / 60
         if not self._ended or not minutes:
             return ""
-        return f", {self._ended.total() / minutes:.3g} {self._what}s and {self._trained / minutes:.3g} epochs a minute"
+        trainings, epochs = (
+            f"{rate:.0f}" if rate >= 100 else f"{rate:.2g}"
+            for rate in (self._ended.total() / minutes, self._trained / minutes)
+        )
+        return f", {trainings} {self._what}s and {epochs} epochs a minute"
 
-    def _view(self) -> Group:
+    def _view(self) -> Table:
         """The live view: it fills the width, and is never higher than the terminal."""
         width, height = self._console.width, self._console.height
         spent = clock(time.monotonic() - self._start)
-        head: list[ConsoleRenderable] = [
-            _line(f"{self._what}s", self._counts()),
-            ProgressBar(total=self.total, completed=self._before.total() + self._ended.total()),
-            _line("time", f"{spent} passed, {self._time_left()}{self._pace()}"),
-        ]
+        view = Table.grid(expand=True)
         room = max(width - _LABEL - 2, 20)
-        best = [row for text in self._best for row in textwrap.wrap(text, room, max_lines=max(height // 4, 1))]
-        lines = [_line("" if index else "best", row) for index, row in enumerate(best)]
+
+        def add(label: str, text: str, rows: int) -> None:
+            for row in textwrap.wrap(text, room, max_lines=rows, placeholder=" …"):
+                view.add_row(Text(f"{label:{_LABEL}}  {row}", overflow="ellipsis", no_wrap=True))
+                label = ""
+
+        add(f"{self._what}s", self._counts(), 2)
+        view.add_row(ProgressBar(total=self.total, completed=self._before.total() + self._ended.total()))
+        add("time", f"{spent} passed, {self._time_left()}{self._pace()}", 2)
+        for index, text in enumerate(self._best):
+            add("" if index else "best", text, max(height // 4, 1))
         running = [
             f"{self._what} {name}, epoch {training.epoch}" + (f", {training.result}" if training.result else "")
             for name, training in self._running.items()
         ] or ["starting"]
-        rows = max(height - 1 - len(head) - len(lines), 1)
+        rows = max(height - 1 - view.row_count, 1)
         if len(running) > rows:
             running[rows - 1 :] = [f"and {len(running) - rows + 1} more"]
-        lines += [_line("" if index else "now", row) for index, row in enumerate(running)]
-        return Group(*head, *lines)
-
-
-def _line(label: str, text: str) -> Text:
-    return Text(f"{label:{_LABEL}}  {text}", overflow="ellipsis", no_wrap=True)
+        for index, text in enumerate(running):
+            add("" if index else "now", text, 1)
+        return view
 
 
 def clock(seconds: float) -> str:

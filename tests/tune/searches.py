@@ -62,6 +62,12 @@ def only_results(folder: Path) -> Path:
     return path
 
 
+def only_search(folder: Path) -> Path:
+    """The one search below `folder`, beside what tells Prometheus of running ones."""
+    (path,) = (folder / "results").glob("[!.]*")
+    return path
+
+
 def trials_table(folder: Path) -> list[dict[str, str]]:
     """The rows of trials.csv."""
     with (only_results(folder) / "trials.csv").open(newline="") as file:

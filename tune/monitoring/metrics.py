@@ -8,7 +8,6 @@ Nothing but the names of the search and of its trials is in the tags: anyone who
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
 
@@ -111,9 +110,5 @@ class Metrics(Monitor):
 
 
 def _gauge(name: str, meaning: str, *tags: str) -> Gauge:
-    return Gauge(f"{PREFIX}{name}", description=meaning, tag_keys=("search", *tags))
-
-
-def exported(values: Mapping[str, object]) -> list[str]:
-    """Return names as Prometheus knows them."""
-    return [f"ray_{PREFIX}{name}" for name in values]
+    # (OpenTelemetry, by which Ray exports, knows lower case only.)
+    return Gauge(f"{PREFIX}{name.lower()}", description=meaning, tag_keys=("search", *tags))

@@ -42,5 +42,14 @@ class Monitor:
 
 def give_up(name: str, error: Exception) -> None:
     """Say that the search goes on without a monitor."""
-    line = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
-    print(f"{name}: {line}; the search goes on without it.", file=sys.stderr, flush=True)
+    say(f"{name}: {first_line(error)}; the search goes on without it.")
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, on one line."""
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+
+
+def say(text: str) -> None:
+    """Print a line about a monitor."""
+    print(text, file=sys.stderr, flush=True)

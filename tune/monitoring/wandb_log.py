@@ -11,17 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tune.monitoring.monitor import Monitor, Training, give_up
+from tune.monitoring.monitor import Monitor, Training, first_line, give_up, say
 from tune.ranking import Scores
 
-#: Seconds that a run may take to begin, and that a search waits at its end for what is not uploaded yet.
-_TIMEOUT = 30
+#: Seconds that a run may take to begin, and that a search waits at its end for what is not written yet.
+_BEGIN, _END = 15, 30
 
 
 class WandbLog(Monitor):
     """Logs below ``folder``/wandb and, where there is a login and WANDB_MODE does not say otherwise, to the server."""
 
     name = "wandb"
+
+    _abandoned = False
 
     def __init__(self, project: str, search: str, folder: Path) -> None:
         import wandb
@@ -31,18 +33,15 @@ class WandbLog(Monitor):
         self._search = search
         self._folder = folder
         self._runs: dict[str, Any] = {}
-        self.mode: Any = wandb.setup().settings.mode
+        self.mode: Any = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode
         # Without a login wandb would ask in the middle of a search.
         without_login = self.mode in ("online", "shared") and not wandb.login(prompt=False, verify=False)
         if without_login:
             self.mode = "offline"
-        runs = f"{folder}/wandb"
-        if self.mode == "offline":
-            self.hint = f"offline in {runs}; upload with `wandb sync {runs}/offline-run-*`"
-            if without_login:
-                self.hint = f"no login (`wandb login`), so {self.hint}"
-        else:
-            self.hint = f"{self.mode}: project {project}, group {search}"
+        self._offline = f"offline; upload with `wandb sync {folder}/wandb/offline-run-*`"
+        self.hint = f"{self.mode}: project {project}, group {search}" if self.mode != "offline" else self._offline
+        if without_login:
+            self.hint = f"no login (`wandb login`), so {self.hint}"
         self._events: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -66,24 +65,35 @@ class WandbLog(Monitor):
         """End the runs of interrupted trainings, and wait a while for what is under way."""
         self._events.put(self._finish_all)
         self._events.put(None)
-        self._thread.join(_TIMEOUT)
+        self._thread.join(_END)
         if self._thread.is_alive():
-            raise TimeoutError(f"not everything was uploaded within {_TIMEOUT} s")
+            self._abandoned = True
+            give_up(self.name, TimeoutError(f"not everything was uploaded within {_END} s"))
 
     def _begin(self, training: Training) -> None:
-        self._runs[training.name] = self._wandb.init(
+        try:
+            self._runs[training.name] = self._init(training)
+        except Exception as error:  # its own kinds, and those of whatever network there is
+            if self.mode == "offline":
+                raise
+            self.mode = "offline"
+            say(f"{self.name}: {first_line(error)}; runs are kept {self._offline}")
+            self._runs[training.name] = self._init(training, "-offline")  # wandb does not give the first name free
+
+    def _init(self, training: Training, suffix: str = "") -> Any:
+        return self._wandb.init(
             project=self._project,
             group=self._search,
             job_type="repeat" if training.repeat else "trial",
             name=training.name,
             # The same after an interruption, so that the run goes on.
-            id=re.sub(r"[^\w.-]", "-", f"{self._search}-{training.name}"),
+            id=re.sub(r"[^\w.-]", "-", f"{self._search}-{training.name}{suffix}"),
             resume="allow" if self.mode == "online" else None,
             config={**training.settings, "trial": training.number, "parameters": dict(training.parameters)},
             dir=str(self._folder),
             mode=self.mode,
             reinit="create_new",
-            settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=_TIMEOUT),
+            settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True, init_timeout=_BEGIN),
         )
 
     def _finish(self, name: str, summary: dict[str, Any], *, failed: bool) -> None:
@@ -99,5 +109,6 @@ class WandbLog(Monitor):
         try:
             while (event := self._events.get()) is not None:
                 event()
-        except Exception as error:  # its own kinds, and those of whatever network there is
-            give_up(self.name, error)
+        except Exception as error:
+            if not self._abandoned:
+                give_up(self.name, error)

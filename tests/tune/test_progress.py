@@ -1,0 +1,160 @@
+"""What a search shows in a terminal, and where its words go without one."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.terminal import Terminal
+from tests.tune.searches import only_results, run_search
+from tune.output import Output
+from tune.progress import Progress
+
+ROOT = Path(__file__).parents[2]
+
+#: A busy search: 40 trials run, 24 parameters are chosen; a line stays when a trial has failed.
+BUSY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from rich.console import Console
+from tune.progress import Progress
+best = ["trial 3, work_gain 1.234, rel_dE 3.3e-03", ", ".join(f"parameter_{n:02d} 0.{n:04d}" for n in range(24))]
+with Progress("trial", 64, Console()) as progress:
+    for number in range(44):
+        progress.advanced(str(number), 0)
+        progress.advanced(str(number), 20, "work_gain 1.023, rel_dE 4.1e-03")
+    progress.ended("0", "COMPLETE", 40, "work_gain 1.1", best)
+    progress.ended("1", "PRUNED", 20, "", best)
+    progress.ended("2", "PRUNED", 20, "", best)
+    progress.ended("3", "FAIL", 20, "", best, "the loss was not finite 10 times in a row")
+    input()
+print("over")
+"""
+
+
+def program(source: str) -> list[str]:
+    return [sys.executable, "-c", source, str(ROOT)]
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (40, 12), (200, 60)])
+def test_the_live_view_fits_the_terminal(tmp_path: Path, columns: int, rows: int) -> None:
+    terminal = Terminal(program(BUSY), tmp_path, columns, rows)
+    terminal.watch(lambda lines: any(line.startswith("now ") for line in lines))
+    lines = terminal.read_for(1.5)  # a view that is too high would leave a copy of itself at each refresh
+    (top,) = [index for index, line in enumerate(lines) if line.startswith("trials ")]
+    assert "finite 10 times in a row)" in lines[top - 1]
+    labels = [line.split(maxsplit=1)[0] for line in lines[top:] if not line.startswith(" ")]
+    assert [label for label in labels if label.isalpha()] == ["trials", "time", "best", "now"]
+    assert len(lines) <= rows
+    running = [line for line in lines if "epoch 20" in line]
+    if rows < 60:
+        assert lines[-1].strip() == f"and {40 - len(running)} more"
+    else:
+        assert len(running) == 40
+    assert "1 done, 40 running, 2 stopped, 1 failed of 64" in " ".join(map(str.strip, lines[top:]))
+    if columns == 80:
+        assert any(line == "best     trial 3, work_gain 1.234, rel_dE 3.3e-03" for line in lines)
+        assert any(line.endswith("trial 5, epoch 20, work_gain 1.023, rel_dE 4.1e-03") for line in lines)
+    terminal.write("\n")
+    assert terminal.finish() == 0
+    # The view is gone, what was said has stayed.
+    assert terminal.seen[-1] == "over"
+    assert not any(line.startswith(("trials ", "now ")) for line in terminal.seen)
+    assert "failed" in " ".join(terminal.seen)
+
+
+def test_a_search_in_a_terminal_shows_its_best_while_it_runs(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tune.search", "--space", str(write_space(longer)), "--no-dashboard"]
+    terminal = Terminal(command, tmp_path)
+    lines = terminal.watch(lambda lines: any(line.startswith("best     trial ") for line in lines))
+    view = {line[:9].strip(): line[9:] for line in lines if line[:9].strip() in ("trials", "time", "best", "now")}
+    assert " of 6" in view["trials"]
+    assert "epochs a minute" in view["time"]
+    assert "work_gain" in view["best"]
+    assert view["now"].startswith("trial ")
+    assert terminal.finish() == 0
+    assert terminal.seen[-1].endswith("--Nperiod 10")
+    assert not any(line.startswith("now ") for line in terminal.seen)
+
+
+def longer(values: dict[str, Any]) -> None:
+    values["fixed"] |= {"epochs": 12, "num_orbits": 8}
+
+
+def test_quiet_prints_the_result_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    run = run_search("--space", write_space(), "--trials", 2, "--quiet", "--no-dashboard", folder=tmp_path)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.strip().splitlines()
+    assert lines[0].startswith("2 trials: ")
+    assert lines[-1].startswith("simulate ")
+    assert str(only_results(tmp_path).name) in run.stdout
+    assert not any(line.startswith(("[", "space", "question")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("quiet", "as_json", "output", "errors"),
+    [
+        (False, False, "plan result ", ""),
+        (True, False, "result ", ""),
+        (False, True, "", "plan result "),
+        (True, True, "", ""),
+    ],
+)
+def test_words_and_result_go_where_they_belong(
+    quiet: bool, as_json: bool, output: str, errors: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = Output(quiet=quiet, as_json=as_json)
+    with words.running():
+        print("plan", end=" ")
+        with words.ending():
+            print("result", end=" ")
+        words.result({"best": {"rel_dE": float("nan")}})
+    seen = capsys.readouterr()
+    assert seen.err == errors
+    if as_json:
+        assert json.loads(seen.out) == {"best": {"rel_dE": None}}
+    else:
+        assert seen.out == output
+
+
+def test_without_a_terminal_a_long_silence_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tune.progress.time.monotonic", lambda: now[0])
+    with Progress("trial", 3, Console(force_terminal=False), {"COMPLETE": 1}) as progress:
+        progress.advanced("1", 0)
+        now[0] = 50.0
+        progress.advanced("1", 10)
+        now[0] = 70.0
+        progress.advanced("1", 14)
+        now[0] = 140.0
+        progress.ended("1", "PRUNED", 28, "work_gain 0.9", ["trial 0, work_gain 1.1"])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == (
+        "[1:10] 1 done, 1 running, 0 stopped, 0 failed of 3 | best: none yet | time left not known yet"
+    )
+    assert last == (
+        "[2:20] trial 1 stopped, work_gain 0.9 | 1 done, 0 running, 1 stopped, 0 failed of 3 | "
+        "best: trial 0, work_gain 1.1 | about 4:40 left, 0.43 trials and 6 epochs a minute"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quiet", "--verbose"], "not allowed with argument --quiet"),
+        (["--wandb-project", "mine"], "--wandb-project does nothing without --wandb"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    run = run_search("--space", "quick", *arguments, folder=tmp_path)
+    assert (run.returncode, run.stdout) == (2, "")
+    (line,) = run.stderr.splitlines()
+    assert message in line

@@ -22,6 +22,9 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        modes = termios.tcgetattr(terminal)
+        modes[3] &= ~termios.ECHO  # what is typed would move what the program has drawn
+        termios.tcsetattr(terminal, termios.TCSANOW, modes)
         held = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             command,
@@ -48,13 +51,6 @@ class Terminal:
         while not until(self.seen):
             assert time.monotonic() < end, "\n".join(self.seen)
             assert self.read(0.1) or self.process.poll() is None, "\n".join(self.seen)
-        return self.seen
-
-    def read_for(self, seconds: float) -> list[str]:
-        """Read what comes within some time, all of it; return the screen."""
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.read(left)
         return self.seen
 
     def read(self, seconds: float) -> bool:

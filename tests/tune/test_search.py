@@ -155,7 +155,9 @@ def test_only_the_best_models_and_our_own_files_are_left(finished: Finished) -> 
     files = {str(path.relative_to(finished.results)) for path in finished.results.rglob("*") if path.is_file()}
     figures = {name for name in files if name.startswith("report/") and name.endswith(".png")}
     assert len(figures) >= 5
-    assert files - figures == {
+    events = {name for name in files if name.startswith("tensorboard/trial-0000")}
+    assert len(events) == 6
+    assert files - figures - events == {
         *("space.yaml", "study.journal", "trials.csv", "baselines.json", "report/index.html"),
         *("best/model.pt", "best/config.toml", "best/metrics.json"),
         *(f"checkpoints/{int(number):05d}/model.pt" for number in complete),

@@ -13,7 +13,7 @@ from tune.monitoring.monitor import Monitor, Training, give_up
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
-from tune.trainable import EPOCH, FAILED, SCORES, TEST
+from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, TEST
 
 
 class Monitoring(NotInSnapshots, tune.Callback):
@@ -42,7 +42,7 @@ class Monitoring(NotInSnapshots, tune.Callback):
         name = str(trial)
         if name not in self._running:
             record = self._study.record(number(trial))
-            settings = trial.config["settings"]
+            settings = trial.config[SETTINGS]
             training = Training(name, record.number, repeat(trial), record.parameters, settings)
             self._running[name] = training
             self._tell(lambda monitor: monitor.started(training))
@@ -51,16 +51,16 @@ class Monitoring(NotInSnapshots, tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         """Tell how far a training is."""
-        training, scores = self._running[str(trial)], result.get(SCORES, {})
-        self._tell(lambda monitor: monitor.reported(training, result[EPOCH], scores))
+        if training := self._running.get(str(trial)):
+            self._tell(lambda monitor: monitor.reported(training, result[EPOCH], result.get(SCORES, {})))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell of an end."""
         result = trial.last_result or {}
-        state, reason = "COMPLETE", result.get(FAILED, "")
+        reason = result.get(FAILED, "")
         if not reason and (missing := self._study.ranking.missing(result.get(SCORES, {}))):
             reason = f"{missing} is NaN"
-        self._end(trial, "FAIL" if reason else state, reason, result.get(TEST, {}))
+        self._end(trial, "FAIL" if reason else "COMPLETE", reason, result.get(TEST, {}))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell of a training whose worker died or raised once too often."""

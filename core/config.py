@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from core.errors import ConfigError, nearest
 
 Count = Annotated[int, Field(ge=1)]
+#: Nobody waits for more periods of a score.
+MOST_PERIODS = 1_000_000
+Periods = Annotated[int, Field(ge=1, le=MOST_PERIODS)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -106,7 +109,7 @@ class Config(BaseModel):
     e_max: Eccentricity = Field(0.95, description="largest eccentricity")
     a_min: Positive = Field(0.8, description="smallest semi-major axis")
     a_max: Positive = Field(1.2, description="largest semi-major axis")
-    eval_periods: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+    eval_periods: Annotated[tuple[Periods, ...], Field(min_length=1)] = Field(
         (10, 100), description="periods of the scores"
     )
     evaluate_every: CountOrZero = Field(0, description="epochs between two evaluations, 0 = at the end")

@@ -19,12 +19,12 @@ import torch
 
 from core import reference
 from core.checkpoint import load_model
-from core.config import Config
+from core.config import MOST_PERIODS, Config
 from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out, parse_changes
 from core.scores import References, baseline_scores, evaluate, references_on, wall_gain
 from core.timestep import Criterion
-from core.work_precision import BASELINES, Say, curves_of, horizons_of
+from core.work_precision import BASELINES, curves_of, horizons_of, measure_missing
 
 #: Columns of the table: score, heading, format.
 COLUMNS = (
@@ -48,16 +48,14 @@ class Row(NamedTuple):
     scores: dict[str, float]
 
 
-def rows(
-    model: dict[str, float], systems: HeldOut, horizon: int, name: str = "model", progress: Say | None = None
-) -> list[Row]:
+def rows(model: dict[str, float], systems: HeldOut, horizon: int, name: str = "model") -> list[Row]:
     """Put a model's scores over ``horizon`` periods beside those of every baseline at the model's median error.
 
     For longer horizons those that are measured over the shortest only are there if their curve is at hand.
     """
     plain = at_horizon(model, systems, horizon)
     measured = [baseline for baseline in BASELINES if horizon in horizons_of(systems, baseline)]
-    curves = {baseline: curves_of(systems, baseline, (horizon,), progress)[horizon] for baseline in measured}
+    curves = {baseline: curves_of(systems, baseline, (horizon,))[horizon] for baseline in measured}
     classical = [
         Row(baseline, baseline_scores(curve, curves, plain["rel_dE"])) for baseline, curve in curves.items()
     ]
@@ -69,6 +67,14 @@ def at_horizon(scores: dict[str, float], systems: HeldOut, horizon: int) -> dict
     suffix = "" if horizon == min(systems.periods) else f"_{horizon}"
     known = {key for key, _, _ in COLUMNS}
     return {key: scores[key + suffix] for key in known if key + suffix in scores}
+
+
+def beyond_curve(scores: dict[str, float], systems: HeldOut, horizon: int) -> str:
+    """Say that gains are lower limits where a model's error is smaller than any that the curve has; else nothing."""
+    least = curves_of(systems, "dynamical", (horizon,))[horizon].least_error
+    if at_horizon(scores, systems, horizon)["rel_dE"] >= least:
+        return ""
+    return f"The curves end at errors of {least:.1e}, above the model's: its gains are lower limits."
 
 
 def table(lines: Sequence[Row]) -> str:
@@ -108,13 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config = config.model_copy(update={"eval_periods": tuple(options.periods)})
         name, changes = parse_changes(options.set)
         systems = held_out(config, name, changes)
-        scores = score_model(model.criterion, config, references_on(systems, _say))
+        measure_missing(systems, _say)
+        scores = score_model(model.criterion, config, references_on(systems))
         unit = "periods" if systems.config.num_particles == 2 else "crossing times"
         for horizon in sorted(systems.periods):
             count = len(systems.orbits.period)
             rule = f", {config.step_rule} steps" if config.step_rule != "direct" else ""
             print(f"{name}: {count} systems of {systems.config.num_particles} bodies over {horizon} {unit}{rule}")
-            print(table(rows(scores, systems, horizon, progress=_say)) + "\n")
+            print(table(rows(scores, systems, horizon)) + "\n")
+            if short := beyond_curve(scores, systems, horizon):
+                print(short + "\n")
         print("The baselines are shown with the one constant that gives the model's own median rel_dE.")
         return 0
 
@@ -141,8 +150,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _periods(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"the value is {text}, but must be a whole number >= 1")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_PERIODS:
+        raise argparse.ArgumentTypeError(f"the value is {text}, but must be a whole number from 1 to {MOST_PERIODS}")
     return int(text)
 
 

@@ -22,6 +22,8 @@ SYSTEM_KEYS = (
 #: a search; test is used once, by the confirmation and for published numbers.
 _DRAWS = {"validation": (32, 2**40 + 1), "test": (128, 2**40 + 2)}
 _OTHER_DRAW = (32, 2**40 + 3)
+#: The sets that searches rank and report by.
+RANKING_SETS = frozenset(_DRAWS)
 
 #: Sets with a name, as changes of the model's own systems. A flyby is hyperbolic, and is followed past its pericentre.
 NAMED_SETS: dict[str, dict[str, Any]] = {
@@ -98,6 +100,8 @@ def parse_changes(words: list[str]) -> tuple[str, dict[str, Any]]:
                 raise ConfigError(f"--set names two sets, {name} and {word}, but must name at most one.")
             name = word
             continue
+        if key in changes:
+            raise ConfigError(f"The key `{key}` is there twice in --set; remove one of the two.")
         if key not in SYSTEM_KEYS:
             raise ConfigError(f"The key `{key}` of --set is unknown{nearest(key, SYSTEM_KEYS) or known_sets()}")
         try:

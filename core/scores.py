@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from core.config import Config, StepRule
 from core.held_out import HeldOut, held_out
 from core.kepler import kepler_separation, relative, semi_major_axis
+from core.measuring import Say
 from core.record import Record
 from core.simulation import FAILED_ERROR, simulate
 from core.timestep import Criterion, Dynamical
-from core.work_precision import LARGEST_ERROR, Array, Curve, Say, curves_of
+from core.work_precision import LARGEST_ERROR, Array, Curve, curves_of
 
 #: The baselines whose curves scores are made of.
 SCORED_AGAINST = ("dynamical", "prs23", "oracle")

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from core.errors import UserError
 
+_ADVICE = "free space or give another place"
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, advice: str = _ADVICE) -> Iterator[Path]:
     """Give a name beside ``path`` to write to, which becomes ``path`` if all goes well. Folders are made.
 
-    Otherwise nothing is left of it, and an older file is as it was. Raises UserError where it cannot be written.
+    Otherwise nothing is left of it, and an older file is as it was. Raises UserError, which ends in ``advice``, where
+    it cannot be written.
     """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        with writing(path):
+        with writing(path, advice):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             temporary.replace(path)
@@ -26,11 +29,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, advice: str = _ADVICE) -> Iterator[None]:
     """Turn an OSError, of a full disk say, into a UserError that names ``path``."""
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or give another place."
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); {advice}.") from error

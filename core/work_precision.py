@@ -7,6 +7,9 @@ Those of the default systems come with the package; others are kept in the user'
 import hashlib
 import json
 import os
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.config import StepRule
+from core.errors import UserError
 from core.forces import Forces
-from core.held_out import HeldOut
+from core.held_out import RANKING_SETS, HeldOut
+from core.measuring import Say, Watched
 from core.oracle import Oracle
 from core.orbits import forces_of
 from core.simulation import STEPS_PER_PERIOD, simulate
 from core.timestep import PRS23, Criterion, Dynamical, Fixed
-from core.whole_file import whole_file
+from core.whole_file import whole_file, writing
 
 #: The error of a failed orbit, and of a curve where it blows up: a score is always a number.
 LARGEST_ERROR = 1e3
@@ -31,20 +36,30 @@ LARGEST_ERROR = 1e3
 _STEPS_PER_PERIOD = 400_000
 #: Curves that come with the package.
 _SHIPPED = Path(__file__).parent / "curves"
+#: What to do where curves cannot be kept.
+_ELSEWHERE = "free space, or set XDG_CACHE_HOME to a folder that can be written"
 #: Goes into a file's name: change it with anything that changes a curve.
 _VERSION = 2
 
 Array = NDArray[np.float64]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A criterion with one constant, the values it is measured at, and how it is made of them and the periods."""
+    """A criterion with one constant, the values it is measured at, and how it is made of them and the periods.
+
+    The last ``finest`` values are left out on sets that no search ranks models by.
+    """
 
     constants: Array
     build: Callable[[Tensor, Forces, Tensor], Criterion]
     step_rule: StepRule = "direct"
+    finest: int = 0
+
+    def constants_on(self, systems: HeldOut) -> Array:
+        """Return the values that a set's curve has points at, from coarse to fine."""
+        ranks = systems.name in RANKING_SETS
+        return self.constants if ranks else self.constants[: len(self.constants) - self.finest]
 
 
 def _dynamical(constant: Tensor, forces: Forces, period: Tensor) -> Criterion:
@@ -70,7 +85,8 @@ _OVER_ALL = frozenset({"dynamical", "prs23", "dynamical, reversible"})
 #: From coarse to fine. A fixed step's constant is its share of the system's period, the oracle's its tolerance.
 BASELINES = {
     "fixed": Baseline(np.geomspace(1 / 30, 1 / 10_000, 13), _fixed),
-    "dynamical": Baseline(_FINE, _dynamical),
+    # The six finest points, below PRS23's, take nine tenths of the time.
+    "dynamical": Baseline(_FINE, _dynamical, finest=6),
     "prs23": Baseline(_SHORT, _prs23),
     "dynamical, reversible": Baseline(_SHORT, _dynamical, "reversible"),
     "prs23, reversible": Baseline(_SHORT, _prs23, "reversible"),
@@ -119,6 +135,11 @@ class Curve:
         low, share = self._place(error)
         return float(constants[low] ** (1 - share) * constants[low + 1] ** share)
 
+    @property
+    def least_error(self) -> float:
+        """The smallest median error of a point: below it, the curve is its end."""
+        return float(np.median(self.error, axis=0).min())
+
     def _place(self, error: float) -> tuple[int, float]:
         """Where between two points, the lower one and the share of the way to the next, the median error is ``error``.
 
@@ -131,24 +152,38 @@ class Curve:
         return low, place - low
 
 
+def measure_missing(systems: HeldOut, progress: Say) -> None:
+    """Have the curves of all baselines on a set at hand. Raises UserError as :func:`curves_of` does."""
+    missing = [name for name in BASELINES if _missing(systems, name, horizons_of(systems, name))]
+    for index, name in enumerate(missing, 1):
+        place = f"{index} of {len(missing)}"
+        curves_of(systems, name, progress=lambda text: progress(f"{place}: {text}"))  # noqa: B023
+
+
 def curves_of(
     systems: HeldOut, name: str, periods: tuple[int, ...] | None = None, progress: Say | None = None
 ) -> dict[int, Curve]:
     """Return a baseline's curve for each of ``periods`` (by default the set's own), measured where it is not kept.
 
-    Measured for the first time, 10 periods take about a minute and 100 about ten. Raises UserError
-    where the cache folder cannot be written.
+    Measured for the first time, 10 periods take about a minute and 100 about ten; ``progress`` is told how far it is.
+    Raises UserError where the cache folder cannot be written, before it measures, and for a file that is damaged.
     """
     periods = horizons_of(systems, name) if periods is None else periods
-    missing = tuple(horizon for horizon in periods if not has_curve(systems, name, horizon))
+    missing = _missing(systems, name, periods)
     if missing:
+        folder = _cache_folder()
+        _check_writable(folder)
         if progress is not None:
             shown = " and ".join(map(str, missing))
             minutes = "a minute or two" if max(missing) <= 10 else "ten minutes or more"
             progress(f"measuring {name} on the {systems.name} set over {shown} periods: {minutes}, kept for later runs")
-        for horizon, curve in measure(systems, name, missing).items():
-            _keep(_cache_folder() / _file_name(systems, name, horizon), curve)
+        for horizon, curve in measure(systems, name, missing, progress).items():
+            _keep(folder / _file_name(systems, name, horizon), curve)
     return {horizon: _read(_kept(systems, name, horizon)) for horizon in periods}
+
+
+def _missing(systems: HeldOut, name: str, periods: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(horizon for horizon in periods if not has_curve(systems, name, horizon))
 
 
 def horizons_of(systems: HeldOut, name: str) -> tuple[int, ...]:
@@ -162,17 +197,23 @@ def has_curve(systems: HeldOut, name: str, horizon: int) -> bool:
     return _kept(systems, name, horizon).exists()
 
 
-def measure(systems: HeldOut, name: str, periods: tuple[int, ...]) -> dict[int, Curve]:
+def measure(
+    systems: HeldOut, name: str, periods: tuple[int, ...], progress: Say | None = None
+) -> dict[int, Curve]:
     """Simulate a baseline with all of its constants at once, and return its curve for each of ``periods``."""
     baseline, orbits = BASELINES[name], systems.orbits
-    count, points = len(orbits.period), len(baseline.constants)
+    constants = baseline.constants_on(systems)
+    count, points = len(orbits.period), len(constants)
     state = orbits.state.map(lambda tensor: tensor.repeat_interleave(points, 0))
     period = orbits.period.repeat_interleave(points)
     forces = forces_of(systems.config)
+    criterion = baseline.build(torch.from_numpy(constants).repeat(count), forces, period)
+    if progress is not None:
+        criterion = Watched(criterion, period * max(periods), lambda far: progress(f"{name}: {far}"))
     with torch.no_grad():
         outcome = simulate(
             state,
-            baseline.build(torch.from_numpy(baseline.constants).repeat(count), forces, period),
+            criterion,
             forces,
             period,
             periods,
@@ -192,14 +233,24 @@ def measure(systems: HeldOut, name: str, periods: tuple[int, ...]) -> dict[int, 
 
 def _file_name(systems: HeldOut, name: str, horizon: int) -> str:
     """Say what a curve depends on, most of it as a hash."""
-    constants = [f"{constant:.12g}" for constant in BASELINES[name].constants]
+    constants = [f"{constant:.12g}" for constant in BASELINES[name].constants_on(systems)]
     values = {**systems.identity, "constants": constants, "version": _VERSION}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
     return f"{name.replace(', ', '-')}-{systems.name}-{horizon}-{digest}.npz"
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aitimestepper"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aitimestepper"
+    except RuntimeError:  # a user whom the system does not know, as in some containers
+        raise UserError(f"There is no home folder to keep curves in; {_ELSEWHERE}.") from None
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise UserError if files cannot be kept there: it is better to know before minutes of measuring."""
+    with writing(folder, _ELSEWHERE):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _kept(systems: HeldOut, name: str, horizon: int) -> Path:
@@ -209,11 +260,14 @@ def _kept(systems: HeldOut, name: str, horizon: int) -> Path:
 
 
 def _read(path: Path) -> Curve:
-    with np.load(path, allow_pickle=False) as stored:
-        return Curve(stored["evaluations"].astype(np.float64), stored["error"].astype(np.float64))
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Curve(stored["evaluations"].astype(np.float64), stored["error"].astype(np.float64))
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error):
+        raise UserError(f"{path}: no curve can be read from it; remove it, and it is measured again.") from None
 
 
 def _keep(path: Path, curve: Curve) -> None:
     arrays = {"evaluations": curve.evaluations, "error": curve.error}
-    with whole_file(path) as file:
+    with whole_file(path, _ELSEWHERE) as file:
         np.savez_compressed(file, allow_pickle=False, **{k: v.astype(np.float32) for k, v in arrays.items()})

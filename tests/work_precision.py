@@ -20,4 +20,4 @@ def short_baselines(patch: pytest.MonkeyPatch) -> None:
             constants = SHORT_TOLERANCES
         if name == "fixed":
             constants = SHORT_CURVE / 20
-        patch.setitem(BASELINES, name, replace(baseline, constants=constants))
+        patch.setitem(BASELINES, name, replace(baseline, constants=constants, finest=0))

@@ -2,19 +2,11 @@
 
 from core.evaluation import rows
 from core.held_out import HeldOut
-from core.work_precision import BASELINES as CRITERIA
-from core.work_precision import Say, curves_of
 from tune.objectives import suffixes
 from tune.ranking import Scores
 
 #: The study's attribute that holds them.
 BASELINES = "baselines"
-
-
-def measure_baselines(systems: HeldOut, progress: Say) -> None:
-    """Have the curves of all baselines on a held-out set at hand. Raises UserError where they cannot be kept."""
-    for name in CRITERIA:
-        curves_of(systems, name, progress=progress)
 
 
 def baselines_at(scores: Scores, systems: HeldOut) -> dict[str, dict[str, float]]:

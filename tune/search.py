@@ -18,7 +18,8 @@ from rich.console import Console
 from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out
 from core.scores import References, references_on
-from tune.baselines import BASELINES, baselines_at, measure_baselines
+from core.work_precision import measure_missing
+from tune.baselines import BASELINES, baselines_at
 from tune.command_line import parse, watching
 from tune.confirmation import Confirmation
 from tune.dry_run import dry_run, this_machine
@@ -161,7 +162,7 @@ def reference_set(space: Space, name: str) -> References:
         print(f"first       {text}", flush=True)
 
     systems = held_out(space.example(), name)
-    measure_baselines(systems, say)
+    measure_missing(systems, say)
     return references_on(systems, say)
 
 

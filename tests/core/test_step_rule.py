@@ -224,6 +224,31 @@ def test_a_changed_network_starts_the_rule_again():
     assert (trainer.collection.stretch != 1).any()
 
 
+def test_a_step_that_was_learned_from_starts_the_rule_again():
+    """After a gradient step in the middle of an epoch the next step is the new proposal, stretched as the last was."""
+    settings = {"energy_threshold": 1e-3, "num_orbits": 1, "steps_per_epoch": 60, "replay_steps": 0}
+    trainer = Trainer([small(step_rule="reversible", **settings)])
+    multiply_proposals(trainer, 3.0)
+    held, record = trainer.collection, trainer.lanes[0].record
+    before = [held.own_state(0).map(torch.clone), numbers(0.0), held.stretch[0, :1].clone(), 0]
+    restarted, followed = [], []
+
+    def check(lane, step):
+        state, previous, stretch, rejected = before
+        criterion = trainer.criterion()
+        tau, learned = criterion.propose(state, criterion.init(state)), record.rejected > rejected
+        expected = reversible_step(tau, numbers(0.0) if learned else previous, stretch).dt
+        torch.testing.assert_close(step.dt, expected, rtol=1e-9, atol=0)
+        unbroken = reversible_step(tau, previous, stretch).dt
+        (restarted if learned else followed).append((step.dt / unbroken - 1).abs().item())
+        before[:] = step.state, step.dt, held.stretch[0, :1].clone(), record.rejected
+
+    trainer.on_step = check
+    train(trainer, 1)
+    assert len(followed) > 20
+    assert len([change for change in restarted if change > 1e-3]) > 3
+
+
 def test_networks_learn_under_the_rule():
     """A start at thrice the right step is mended by the gradient through the rule."""
     settings = {"energy_threshold": 1e-3, "E_upper": 0.3, "steps_per_epoch": 16, "stop_at_period": True}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core import work_precision
+from core import measuring, work_precision
 from core.config import Config
 from core.errors import ConfigError, UserError
 from core.forces import kinetic_energy
@@ -14,7 +14,7 @@ from core.held_out import NAMED_SETS, held_out, parse_changes
 from core.kepler import kepler_separation, relative, semi_major_axis
 from core.simulation import simulate
 from core.timestep import Dynamical
-from core.work_precision import BASELINES, Curve, curves_of, has_curve, horizons_of, measure
+from core.work_precision import BASELINES, Curve, curves_of, has_curve, horizons_of, measure, measure_missing
 from tests.kepler import relative_orbit
 from tests.systems import GRAVITY, kepler_system
 from tests.trainings import small
@@ -101,6 +101,7 @@ def test_words_of_set():
         (["wide", "flyby"], "names two sets"),
         (["lr=1"], "The key `lr` of --set is unknown"),
         (["e_max=high"], "must be a number or a list"),
+        (["e_max=0.7", "e_max=0.8"], "The key `e_max` is there twice"),
         (["e_max=1.5"], "e_max"),
         (["flyby", "num_particles=3"], "of two bodies"),
     ],
@@ -161,7 +162,7 @@ def test_curves_are_kept_and_read_back(monkeypatch, cache):
 def test_what_a_curve_depends_on(monkeypatch, cache):
     measured = []
 
-    def pretend(systems, name, periods):
+    def pretend(systems, name, periods, progress=None):
         measured.append(name)
         return {horizon: Curve(np.ones((32, 9)), np.ones((32, 9))) for horizon in periods}
 
@@ -180,8 +181,51 @@ def test_a_cache_that_cannot_be_written_is_one_line(monkeypatch, cache):
     short_baselines(monkeypatch)
     cache.parent.mkdir(exist_ok=True)
     cache.write_text("a file where the folder should be")
-    with pytest.raises(UserError, match=r"aitimestepper/dynamical-validation-1-\w+.npz: cannot be written"):
+    monkeypatch.setattr(work_precision, "measure", lambda *_: pytest.fail("measured first"))
+    with pytest.raises(UserError, match=r"aitimestepper: cannot be written \(.*\); .* set XDG_CACHE_HOME"):
         curves_of(held_out(small(**SHORT)), "dynamical")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 torn"])
+def test_a_damaged_curve_is_one_line(monkeypatch, cache, content):
+    short_baselines(monkeypatch)
+    systems = held_out(small(**SHORT))
+    curves_of(systems, "dynamical")
+    (file,) = cache.iterdir()
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"dynamical-validation-1-\w+.npz: no curve can be read from it; remove it"):
+        curves_of(systems, "dynamical")
+
+
+def test_measuring_says_which_curve_and_how_far(monkeypatch):
+    short_baselines(monkeypatch)
+    monkeypatch.setattr(measuring, "_EVERY", 0.05)
+    words, systems = [], held_out(small(**SHORT))
+    curves_of(systems, "fixed")
+    plain = measure(systems, "prs23", (1,))[1]
+    measure_missing(systems, words.append)
+    begun = [text for text in words if "measuring" in text]
+    assert [text.split(" on the validation set over 1 periods")[0] for text in begun] == [
+        f"{place} of 5: measuring {name}" for place, name in enumerate([n for n in BASELINES if n != "fixed"], 1)
+    ]
+    shares = [int(text.split("%")[0].rsplit(" ")[-1]) for text in words if text.startswith("5 of 5: oracle: ")]
+    assert len(shares) > 2
+    assert shares == sorted(shares)
+    assert shares[-1] > 50
+    watched = curves_of(systems, "prs23")[1]
+    np.testing.assert_allclose(watched.evaluations, plain.evaluations, rtol=1e-6)
+    np.testing.assert_allclose(watched.error, plain.error, rtol=1e-6)
+    words.clear()
+    measure_missing(systems, words.append)
+    assert not words
+
+
+def test_curves_of_sets_that_rank_nothing_end_earlier():
+    """The finest points take most of the time; DESIGN asks for them where models are ranked."""
+    dynamical = BASELINES["dynamical"]
+    for name in ("validation", "test"):
+        assert len(dynamical.constants_on(held_out(small(), name))) == len(dynamical.constants)
+    assert dynamical.constants_on(held_out(small(), "eccentric")).min() == pytest.approx(3e-3)
 
 
 def test_more_than_two_bodies_have_curves(monkeypatch):

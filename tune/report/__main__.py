@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from core.interrupts import exit_on_interrupt, leave_at_once
+
+if __name__ == "__main__":
+    leave_at_once("tune.report")
+
 import torch
 
 from core.errors import UserError, exit_on_user_error
@@ -14,7 +19,7 @@ from tune.report.write import write_report
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a report from the command line; return the exit status."""
-    with exit_on_user_error("tune.report"):
+    with exit_on_user_error("tune.report"), exit_on_interrupt("tune.report"):
         options = _parser().parse_args(arguments)
         torch.set_num_threads(1)
         print(write_report(options.folder, progress=lambda text: print(text, file=sys.stderr, flush=True)))

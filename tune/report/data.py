@@ -126,7 +126,7 @@ class Search:
             names.insert(1, "dynamical, reversible")
         for name in names:
             if (curve := self.curves[self.horizon].get(name)) is not None:
-                constant = curve.constant_at(error, BASELINES[name].constants)
+                constant = curve.constant_at(error, BASELINES[name].constants_on(self.systems))
                 periods = min(longest, _ORACLE_PERIODS) if name == "oracle" else longest
                 drawn[name] = portrait.of_baseline(name, constant, self.systems, number, periods)
         return drawn

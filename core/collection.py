@@ -16,7 +16,7 @@ from core.forces import Forces, State, relative_energy_scale
 from core.history import History, Windows
 from core.lane import Lane
 from core.leapfrog import Block, leapfrog
-from core.orbits import Orbits, draw
+from core.orbits import Orbits, check_fits_memory, draw
 from core.samples import Samples
 from core.timestep import Dynamical, unit_time
 
@@ -32,6 +32,7 @@ class Collection:
     def __init__(self, configs: Sequence[Config], forces: Forces, systems: Orbits | None = None):
         self.configs, self.forces, self.systems = list(configs), forces, systems
         for config in configs:
+            check_fits_memory(config, config.num_orbits)
             if systems is not None and systems.state.mass.shape != (config.num_orbits, config.num_particles):
                 count, bodies = systems.state.mass.shape
                 raise ConfigError(

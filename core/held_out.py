@@ -1,6 +1,7 @@
 """Sets of systems that no training sees: the held-out sets of a search, and others to try a model on."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ NAMED_SETS: dict[str, dict[str, Any]] = {
     "flyby": {},
 }
 _FLYBY_ECCENTRICITY = (1.1, 2.0)
+#: Keys that only orbits of two bodies are drawn by, and those of random systems.
+_OF_TWO_BODIES, _OF_MORE = ("e_min", "e_max", "a_min", "a_max"), ("pos_scale", "vel_scale")
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,24 @@ def held_out(config: Config, name: str = "validation", changes: dict[str, Any] |
     named = NAMED_SETS.get(name, {}) | (changes or {})
     if "num_particles" in named and "mass" not in named and isinstance(systems["mass"], list):
         systems["mass"] = 1.0  # one for each body of the model's own systems
+    _check_they_act(changes or {}, name, (systems | named)["num_particles"])
     described = Config.from_mapping({**systems, **named, "device": "cpu", "dtype": "float64"})
     count, seed = _DRAWS.get(name, _OTHER_DRAW)
     generator = torch.Generator().manual_seed(seed)
     if name == "flyby":
         return HeldOut(name, described, _flybys(described, count, generator), (1,))
     return HeldOut(name, described, draw(described, count, generator), tuple(sorted(set(config.eval_periods))))
+
+
+def _check_they_act(changes: Iterable[str], name: str, bodies: Any) -> None:
+    """Raise ConfigError for a change of a key that these systems are not drawn by."""
+    inert, systems = _OF_MORE if bodies == 2 else _OF_TWO_BODIES, f"systems of {bodies} bodies"
+    if name == "flyby":
+        low, high = _FLYBY_ECCENTRICITY
+        inert, systems = (*_OF_MORE, "e_min", "e_max"), f"flybys, whose eccentricities are {low} to {high}"
+    for key in changes:
+        if key in inert:
+            raise ConfigError(f"The key `{key}` of --set does not act on {systems}; leave it out.")
 
 
 def known_sets() -> str:

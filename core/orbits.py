@@ -1,5 +1,6 @@
 """Initial conditions: two-body orbits at pericentre and random systems, centre of mass at rest. G = 1."""
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,9 @@ from torch import Generator, Tensor
 from core.config import Config
 from core.errors import ConfigError
 from core.forces import Forces, State, TidalField
+
+#: Copies of a state, and of what is known of its pairs, that a simulation holds at once at least, as measured.
+_COPIES, _PAIR_COPIES = 20, 4
 
 
 class Orbits(NamedTuple):
@@ -66,12 +70,25 @@ def crossing_time(energy: Tensor, total_mass: Tensor) -> Tensor:
     return total_mass**2.5 / (2 * energy.abs()) ** 1.5
 
 
+def check_fits_memory(config: Config, count: int) -> None:
+    """Raise ConfigError where this machine's memory cannot hold so many systems and what is computed from them."""
+    bodies, vectors = config.num_particles, config.num_particles * config.dim
+    of_one = 8 * (_COPIES * (3 * vectors + bodies) + _PAIR_COPIES * bodies * vectors)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if count * of_one > memory:
+        raise ConfigError(
+            f"The value of `num_orbits` is {count}, but must be at most {memory // of_one} here: more systems of "
+            f"{bodies} bodies do not fit in the {memory / 2**30:.0f} GiB of this machine."
+        )
+
+
 def draw(config: Config, count: int, generator: Generator) -> Orbits:
     """Draw ``count`` systems as ``config`` describes them, from a CPU ``generator``.
 
     Two bodies take uniform semi-major axes and eccentricities from [a_min, a_max] x [e_min, e_max];
     more bodies take normal positions and velocities times pos_scale and vel_scale.
     """
+    check_fits_memory(config, count)
     uniform = torch.rand(count, 2, dtype=torch.float64, generator=generator)
     mass = torch.tensor(config.masses, dtype=torch.float64).expand(count, -1)
     if config.num_particles == 2:

@@ -10,6 +10,7 @@ from core.errors import ConfigError
 from core.forces import Forces
 from core.leapfrog import leapfrog
 from core.orbits import crossing_time, draw, forces_of, kepler_period, two_body
+from core.trainer import Trainer
 from tests.systems import GRAVITY, kepler_system
 
 MASSES = [(1.0, 1.0), (3.0, 0.2), (0.01, 5.0), (1.0, 0.0), (0.0, 1.0)]
@@ -113,3 +114,10 @@ def test_external_field_acts_in_drawn_states(dim, place):
 def test_bodies_too_close_to_each_other_are_refused():
     with pytest.raises(ConfigError, match="are too large or too small for float64"):
         drawn(num_particles=3, pos_scale=1e-200)
+
+
+def test_more_systems_than_memory_holds_are_refused():
+    with pytest.raises(ConfigError, match=r"`num_orbits` is 1000000000000, but must be at most \d+ here: .* 3 bodies"):
+        draw(Config(num_particles=3), 10**12, torch.Generator())
+    with pytest.raises(ConfigError, match=r"`num_orbits` is 1000000000000, but must be at most \d+ here"):
+        Trainer([Config(num_orbits=10**12)])

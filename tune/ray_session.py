@@ -37,7 +37,7 @@ _PRIVATE = {
     "AUTOSCALER_METRIC_PORT": "-1",
 }
 #: Ray's sockets lie about 65 characters below its folder, and the system allows 107 (103 on macOS) in all.
-_LONGEST_ROOT = 24
+_LONGEST_ROOT = 22
 #: Only the reference curves and models go through Ray's object store.
 _OBJECT_STORE_BYTES = 128 * 2**20
 #: Values are read every second, and those that are not set any more are gone after a few.
@@ -134,7 +134,7 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
         logging_level=logging.INFO if verbose else logging.CRITICAL,
         log_to_driver=verbose,
         object_store_memory=_OBJECT_STORE_BYTES,
-        _temp_dir=str(folder),
+        _temp_dir=str(folder / "r"),  # Ray opens its folder to everyone: it stays inside ours, which is private
         _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
     )
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import optuna
+from matplotlib import get_configdir
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -78,3 +79,10 @@ def load_study(results: Path) -> optuna.Study:
     """The study of a search, as Optuna reads it."""
     backend = JournalFileBackend(str(results / "study.journal"))
     return optuna.load_study(study_name=results.name, storage=JournalStorage(backend))
+
+
+def own_home(home: Path) -> dict[str, str]:
+    """The environment of a user with a home of their own. What is slow to make again stays where it is."""
+    home.mkdir(exist_ok=True)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {"HOME": str(home), "XDG_CACHE_HOME": str(cache), "MPLCONFIGDIR": get_configdir()}

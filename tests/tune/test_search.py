@@ -36,7 +36,7 @@ from tests.tune.searches import (
     wait_for_file,
 )
 from tune.ranking import Ranking
-from tune.ray_session import RaySession
+from tune.ray_session import Node, RaySession
 from tune.search import fit_to_machine
 from tune.space import Space, load_space
 
@@ -306,7 +306,7 @@ def test_bad_input_is_one_line_and_leaves_no_results(
 
 
 def session(cpus: float, gpus: float) -> RaySession:
-    return RaySession(cpus, gpus, None, Path())
+    return RaySession((Node(cpus, gpus),), None, Path())
 
 
 def test_trials_share_the_machine_as_the_space_says(tiny_space: Space) -> None:

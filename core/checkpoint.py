@@ -107,7 +107,7 @@ def train_ic(path: Path | str, model: Model) -> State:
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
     """Write ``state.pt`` of one lane, between two of its epochs."""
-    held, systems = trainer.lanes[lane], trainer.collection.systems
+    held, systems = trainer.lanes[lane], trainer.collection.systems[lane]
     content = {
         "config": held.config.to_dict(),
         "weights": _weights(trainer, lane),

@@ -72,6 +72,8 @@ class Lane:
     converged_epochs: int = 0
     skips_in_a_row: int = 0
     failure: str | None = None
+    #: A lane that waits takes no part in ticks.
+    waiting: bool = False
     record: EpochRecord = field(default_factory=EpochRecord)
     #: The records of all epochs so far.
     logs: list[dict[str, float | int | bool | None]] = field(default_factory=list)
@@ -83,6 +85,11 @@ class Lane:
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     next_verdict: int = 0
     replay_losses: list[float] = field(default_factory=list)
+
+    @property
+    def active(self) -> bool:
+        """Whether the lane takes part in ticks: it neither failed nor waits."""
+        return self.failure is None and not self.waiting
 
     def finish_epoch(self, samples: int) -> EpochRecord:
         """Close the epoch's record and start the next one's."""

@@ -75,6 +75,43 @@ class Trainer:
             config if config.seed is not None else config.model_copy(update={"seed": secrets.randbits(32)})
             for config in configs
         ]
+        self._allocate(configs, [systems] * len(configs))
+        generators = [torch.Generator().manual_seed(int(config.seed or 0)) for config in configs]
+        for index, (config, generator) in enumerate(zip(configs, generators, strict=True)):
+            self.collection.start(index, range(config.num_orbits), generator)
+        self.collection.fill_unused()
+        fitted = [
+            self.collection.fit_scales(index) if config.normalize_inputs else InputScales()
+            for index, config in enumerate(configs)
+        ]
+        self.collection.open(fitted)
+        for index, config in enumerate(configs):
+            self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
+            parameter = torch.nn.Parameter(self.network.flat[index])
+            optimizer = make_optimizer(config, parameter)
+            start = self.collection.own_state(index).map(torch.clone)
+            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
+            self.note_energy(index)
+
+    @classmethod
+    @torch.no_grad()
+    def joined(cls, parts: Sequence[tuple["Trainer", int]]) -> "Trainer":
+        """Return a trainer of lanes of others, each as it stands; it goes on bit for bit.
+
+        The lanes are moved: the others must not be used any more. Raises ConfigError if they do not fit into one pack.
+        """
+        trainer = cls.__new__(cls)
+        configs = [source.lanes[index].config for source, index in parts]
+        trainer._allocate(configs, [source.collection.systems[index] for source, index in parts])
+        trainer.collection.open([source.lanes[index].scales for source, index in parts])
+        for row, (source, index) in enumerate(parts):
+            trainer._adopt(row, source, index)
+        trainer.collection.fill_unused()
+        trainer.collection.refresh()
+        return trainer
+
+    def _allocate(self, configs: list[Config], systems: list[Orbits | None]) -> None:
+        """Make everything that has a place for each lane, without content."""
         check_pack(configs)
         first = self.config = configs[0]
         device, dtype = first.torch_device, first.torch_dtype
@@ -87,23 +124,7 @@ class Trainer:
         )
         self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
-        generators = [torch.Generator().manual_seed(int(config.seed or 0)) for config in configs]
-        for index, (config, generator) in enumerate(zip(configs, generators, strict=True)):
-            self.collection.start(index, range(config.num_orbits), generator)
-        self.collection.fill_unused()
-        fitted = [
-            self.collection.fit_scales(index) if config.normalize_inputs else InputScales()
-            for index, config in enumerate(configs)
-        ]
         self.lanes: list[Lane] = []
-        self.collection.open(fitted)
-        for index, config in enumerate(configs):
-            self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
-            parameter = torch.nn.Parameter(self.network.flat[index])
-            optimizer = make_optimizer(config, parameter)
-            start = self.collection.own_state(index).map(torch.clone)
-            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
-            self.note_energy(index)
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
             [_cold_capacity(config) for config in configs],
@@ -118,6 +139,30 @@ class Trainer:
         self._reversible = first.step_rule == "reversible"
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
+    def _adopt(self, row: int, source: "Trainer", index: int) -> None:
+        """Take a lane over from another trainer, in the middle of its epoch or between two."""
+        lane, network = source.lanes[index], self.network
+        own = network.named(network.flat[row], row)
+        for name, tensor in source.network.named(source.network.flat[index], index).items():
+            own[name].copy_(tensor)
+        network.own_frequencies(row).copy_(source.network.own_frequencies(index))
+        moments = lane.optimizer.state.get(lane.parameter, {})
+        parameter = torch.nn.Parameter(network.flat[row])
+        lane.optimizer = make_optimizer(lane.config, parameter)
+        for key, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == lane.parameter.shape:
+                moved = torch.zeros_like(parameter)
+                own = network.named(moved, row)
+                for name, tensor in source.network.named(value, index).items():
+                    own[name].copy_(tensor)
+                value = moved
+            lane.optimizer.state[parameter][key] = value
+        lane.parameter = parameter
+        self.lanes.append(lane)
+        self.collection.adopt(row, source.collection, index)
+        width = input_width(lane.config)
+        self.buffer.restore_lane(row, source.buffer.lane_state(index, width))
+
     def train_epoch(self) -> EpochRecord:
         """Run a single lane to the end of its epoch. Raises TrainingFailed where it cannot go on."""
         if len(self.lanes) != 1:
@@ -131,8 +176,8 @@ class Trainer:
 
     @torch.no_grad()
     def tick(self) -> dict[int, EpochRecord]:
-        """Advance every lane that has not failed by one tick; return the records of epochs that ended, by lane."""
-        alive = [index for index, lane in enumerate(self.lanes) if lane.failure is None]
+        """Advance every lane that is active by one tick; return the records of epochs that ended, by lane."""
+        alive = [index for index, lane in enumerate(self.lanes) if lane.active]
         collecting = [index for index in alive if self.lanes[index].phase is Phase.COLLECT]
         replaying = [index for index in alive if self.lanes[index].phase is Phase.REPLAY]
         if collecting:

@@ -8,6 +8,7 @@ One tick is one forward pass, at most one backward pass and one optimizer step f
 does not depend on its neighbours: its products are batched, its random numbers are its own.
 """
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,10 +21,11 @@ from core.config import Config
 from core.features import InputScales
 from core.forces import State
 from core.history import input_width
-from core.lane import EpochRecord, Lane, Phase, make_optimizer
+from core.lane import EpochRecord, Lane, Phase
 from core.leapfrog import Block
 from core.network import Forward, FullyConnectedNN
 from core.objective import Attempt, Objective, angular_momentum_error, in_order
+from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
@@ -87,10 +89,8 @@ class Trainer:
         self.collection.open(fitted)
         for index, config in enumerate(configs):
             self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
-            parameter = torch.nn.Parameter(self.network.flat[index])
-            optimizer = make_optimizer(config, parameter)
             start = self.collection.own_state(index).map(torch.clone)
-            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
+            self.lanes.append(Lane(config, generators[index], fitted[index], start))
             self.note_energy(index)
 
     @classmethod
@@ -122,6 +122,7 @@ class Trainer:
         self.network = FullyConnectedNN(
             widths, first.hidden_dims, first.activation, dtype, device, first.fourier_dim * (first.fourier_scale > 0)
         )
+        self.optimizer = Optimizer(configs, self.network.flat)
         self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
         self.lanes: list[Lane] = []
@@ -142,22 +143,17 @@ class Trainer:
     def _adopt(self, row: int, source: "Trainer", index: int) -> None:
         """Take a lane over from another trainer, in the middle of its epoch or between two."""
         lane, network = source.lanes[index], self.network
-        own = network.named(network.flat[row], row)
-        for name, tensor in source.network.named(source.network.flat[index], index).items():
-            own[name].copy_(tensor)
+        rows = zip(
+            (network.flat, *self.optimizer.moments.values()),
+            (source.network.flat, *source.optimizer.moments.values()),
+            strict=True,
+        )
+        for target, value in rows:
+            own = network.named(target[row], row)
+            for name, tensor in source.network.named(value[index], index).items():
+                own[name].copy_(tensor)
+        self.optimizer.steps[row].copy_(source.optimizer.steps[index])
         network.own_frequencies(row).copy_(source.network.own_frequencies(index))
-        moments = lane.optimizer.state.get(lane.parameter, {})
-        parameter = torch.nn.Parameter(network.flat[row])
-        lane.optimizer = make_optimizer(lane.config, parameter)
-        for key, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == lane.parameter.shape:
-                moved = torch.zeros_like(parameter)
-                own = network.named(moved, row)
-                for name, tensor in source.network.named(value, index).items():
-                    own[name].copy_(tensor)
-                value = moved
-            lane.optimizer.state[parameter][key] = value
-        lane.parameter = parameter
         self.lanes.append(lane)
         self.collection.adopt(row, source.collection, index)
         width = input_width(lane.config)
@@ -409,7 +405,8 @@ class Trainer:
             return forward, self.objective.attempt(samples, forward.output, chosen.where)
 
         if self.config.optimizer == "lbfgs":
-            self.lanes[0].minimise(lambda: (differentiate(*run())[0][0], flat[0].clone()))
+            loss = minimise(self.network.flat[0], self.config, lambda: (differentiate(*run())[0][0], flat[0].clone()))
+            self.lanes[0].count_update(loss)
             return
         if masks or forward is None or attempt is None:
             forward, attempt = run()
@@ -417,7 +414,9 @@ class Trainer:
         losses, checks = torch.stack([value, slope.sum(-1) + value]).tolist()
         for row, lane in enumerate(chosen.lanes):
             if updating[row]:
-                self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
+                if abs(checks[row]) < math.inf:
+                    self.optimizer.step(lane, flat[row])
+                self.lanes[lane].count_update(losses[row] + 0 * checks[row])
 
     def _finish(self, index: int) -> EpochRecord:
         record = self.lanes[index].finish_epoch(self.buffer.count(index))

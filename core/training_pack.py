@@ -1,17 +1,23 @@
 """Trainings that come and go: a trainer whose lanes are attached, told how far to go, and released."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from core.checkpoint import load_state, save_model, save_state
 from core.config import Config
 from core.errors import ConfigError
 from core.lane import EpochRecord, Lane
 from core.pack import check_pack
-from core.scores import References, evaluate
+from core.scores import References, evaluating
 from core.trainer import Trainer
+
+#: Ticks of scoring for each tick of training: those that are scored wait less, and a model with tiny steps, which
+#: takes a hundred times as long as others, does not stop the training of the others.
+_TICKS_OF_SCORING = 8
 
 
 class Event(NamedTuple):
@@ -38,6 +44,15 @@ class _Member:
         return self.trainer.lanes[self.index]
 
 
+@dataclass
+class _Flight:
+    """The simulation by which trainings are scored on a set, tick by tick."""
+
+    members: dict[str, _Member]
+    against: References
+    run: Generator[None, None, list[dict[str, float]]]
+
+
 class TrainingPack:
     """Up to ``slots`` trainings, each known by a key, that advance together and are independent of each other.
 
@@ -49,6 +64,7 @@ class TrainingPack:
         self.slots = slots
         self._members: dict[str, _Member] = {}
         self._trainer: Trainer | None = None
+        self._flight: _Flight | None = None
 
     def __len__(self) -> int:
         return len(self._members)
@@ -84,6 +100,8 @@ class TrainingPack:
     def release(self, key: str) -> None:
         """Let a training go; its slot is free at once."""
         del self._members[key]
+        if self._flight is not None and not set(self._flight.members) & set(self._members):
+            self._flight = None
 
     def train_until(self, key: str, epoch: int) -> None:
         """Let a training take part until it has completed ``epoch`` epochs."""
@@ -93,6 +111,7 @@ class TrainingPack:
         """Ask for the scores of a training as it stands now; it waits until :meth:`advance` has brought them."""
         self._members[key].asked.append(against)
 
+    @torch.no_grad()
     def advance(self) -> list[Event]:
         """Advance all trainings by one tick, and score those that are to be scored. Return what happened."""
         self._gather()
@@ -100,6 +119,8 @@ class TrainingPack:
         for member in self._members.values():
             member.lane.waiting = not self._is_active(member)
         events = self._score()
+        if not any(member.lane.active for member in self._members.values()):
+            return events
         keys = {member.index: key for key, member in self._members.items()}
         for index, record in self._trainer.tick().items():
             events.append(Event(keys[index], record=record))
@@ -148,10 +169,31 @@ class TrainingPack:
             member.trainer, member.index = self._trainer, index
 
     def _score(self) -> list[Event]:
-        events = []
-        for key, member in self._members.items():
-            for against in member.asked:
-                scores = evaluate(member.trainer.criterion(member.index), member.lane.config, against)
-                events.append(Event(key, scores=scores))
-            member.asked = []
-        return events
+        """Score those that wait for it, all at once, for some ticks; the others train on."""
+        if self._flight is None:
+            self._flight = self._take_off()
+        if self._flight is None:
+            return []
+        try:
+            for _ in range(_TICKS_OF_SCORING):
+                next(self._flight.run)
+        except StopIteration as end:
+            flight, self._flight = self._flight, None
+            events = []
+            for (key, member), scores in zip(flight.members.items(), end.value, strict=True):
+                if self._members.get(key) is member:
+                    member.asked.pop(0)
+                    events.append(Event(key, scores=scores))
+            return events
+        return []
+
+    def _take_off(self) -> _Flight | None:
+        """Begin to score what waits for one set; but only when half of the trainings do, or none has anything else."""
+        waiting = {key: member for key, member in self._members.items() if member.asked}
+        training = any(self._is_active(member) for member in self._members.values())
+        if not waiting or (training and 2 * len(waiting) < len(self._members)):
+            return None
+        against = next(iter(waiting.values())).asked[0]
+        together = {key: member for key, member in waiting.items() if member.asked[0] is against}
+        criteria = [member.trainer.criterion(member.index) for member in together.values()]
+        return _Flight(together, against, evaluating(criteria, against))

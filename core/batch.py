@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def take(tree: Any, index: Tensor) -> Any:
-    """Pick systems by a mask or by numbers."""
+def take(tree: Any, index: Tensor | slice) -> Any:
+    """Pick systems by a mask, by numbers or by a slice."""
     if isinstance(tree, Tensor):
         return tree[index]
     if isinstance(tree, tuple):

@@ -107,7 +107,7 @@ def train_ic(path: Path | str, model: Model) -> State:
 
 def save_state(path: Path | str, trainer: Trainer, lane: int = 0) -> None:
     """Write ``state.pt`` of one lane, between two of its epochs."""
-    held, systems = trainer.lanes[lane], trainer.collection.systems
+    held, systems = trainer.lanes[lane], trainer.collection.systems[lane]
     content = {
         "config": held.config.to_dict(),
         "weights": _weights(trainer, lane),
@@ -173,30 +173,24 @@ def _weights(trainer: Trainer, lane: int) -> dict[str, Tensor]:
 
 def _optimizer_state(trainer: Trainer, lane: int) -> dict[str, Any]:
     """The optimizer's state: moments by parameter name at the lane's own width. Empty before the first step."""
-    held = trainer.lanes[lane]
     content: dict[str, Any] = {}
-    for key, value in held.optimizer.state.get(held.parameter, {}).items():
-        if isinstance(value, Tensor) and value.shape == held.parameter.shape:
+    for key, value in trainer.optimizer.state(lane).items():
+        if key == "step":
+            content[key] = value.clone()
+        else:
             named = trainer.network.named(value, lane)
             content[key] = {
-                name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in named.items()
+                name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in named.items()
             }
-        elif isinstance(value, Tensor):
-            content[key] = value.clone()
     return content
 
 
 def _restore_optimizer(path: Path | str, trainer: Trainer, lane: int, content: dict[str, Any]) -> None:
-    held = trainer.lanes[lane]
-    state: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if isinstance(value, Tensor):
-            state[key] = value.to(held.parameter.device)
-        else:
-            state[key] = torch.zeros_like(held.parameter)
-            _fill(path, "state", trainer.network.named(state[key], lane), value)
-    if state:
-        held.optimizer.state[held.parameter] = state
+    optimizer = trainer.optimizer
+    for key, moment in optimizer.moments.items() if content else ():
+        _fill(path, "state", trainer.network.named(moment[lane], lane), content[key])
+    # Files of SGD did not always say how many steps it took: its kernel asks whether there were any.
+    optimizer.steps[lane].copy_(content.get("step", torch.tensor(float(bool(content)))))
 
 
 def _write(path: Path | str, content: dict[str, Any]) -> None:

@@ -29,12 +29,14 @@ _PILOT_PERIODS = 3
 class Collection:
     """States (L, B, N, D) on their way, each with its own window, and how far each orbit is in its epoch."""
 
-    def __init__(self, configs: Sequence[Config], forces: Forces, systems: Orbits | None = None):
-        self.configs, self.forces, self.systems = list(configs), forces, systems
-        for config in configs:
+    def __init__(self, configs: Sequence[Config], forces: Forces, systems: Sequence[Orbits | None]):
+        self.configs, self.forces = list(configs), forces
+        #: Initial conditions that were given to a lane, for all its starts.
+        self.systems = list(systems)
+        for config, given in zip(configs, systems, strict=True):
             check_fits_memory(config, config.num_orbits)
-            if systems is not None and systems.state.mass.shape != (config.num_orbits, config.num_particles):
-                count, bodies = systems.state.mass.shape
+            if given is not None and given.state.mass.shape != (config.num_orbits, config.num_particles):
+                count, bodies = given.state.mass.shape
                 raise ConfigError(
                     f"The initial conditions hold {count} systems of {bodies} bodies, but num_orbits is "
                     f"{config.num_orbits} and num_particles {config.num_particles}; make them agree."
@@ -74,10 +76,11 @@ class Collection:
     def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
         """Put fresh initial conditions into ``orbits`` of ``lane``."""
         index = torch.tensor(orbits, device=self.age.device)
-        if self.systems is None:
+        given = self.systems[lane]
+        if given is None:
             drawn = draw(self.configs[lane], len(orbits), generator)
         else:
-            drawn = Orbits(self.systems.state.map(lambda tensor: tensor[index]), self.systems.period[index])
+            drawn = Orbits(given.state.map(lambda tensor: tensor[index]), given.period[index])
         energy, magnitude = self.forces.energy(drawn.state)
         fresh = (*drawn.state, energy, relative_energy_scale(energy, magnitude), drawn.period)
         held = (*self.state, self.energy, self.scale, self.period)
@@ -119,6 +122,18 @@ class Collection:
         self.fill_unused()
         self.own_window(lane).copy_(window)
         self.refresh()
+
+    def adopt(self, lane: int, source: "Collection", index: int) -> None:
+        """Take over the orbits of lane ``index`` of another collection, as they stand in their epoch."""
+        count = self.configs[lane].num_orbits
+        pairs = zip(
+            (*self._held().values(), self.collected, self.tries),
+            (*source._held().values(), source.collected, source.tries),
+            strict=True,
+        )
+        for target, value in pairs:
+            target[lane, :count] = value[index, :count]
+        self.own_window(lane).copy_(source.own_window(index))
 
     def begin_epoch(self, lane: Lane, index: int) -> None:
         """Start the lane's ended orbits afresh and set its counters back."""

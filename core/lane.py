@@ -1,7 +1,6 @@
-"""A lane: one training's settings, random numbers, optimizer and counters. Its tensors live in the trainer."""
+"""A lane: one training's settings, random numbers and counters. Its tensors live in the trainer."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 
@@ -58,13 +57,11 @@ class EpochRecord:
 
 @dataclass
 class Lane:
-    """One training. ``parameter`` and ``optimizer`` act on the lane's row of the network's flat matrix."""
+    """One training."""
 
     config: Config
     generator: Generator
     scales: InputScales
-    parameter: torch.nn.Parameter
-    optimizer: torch.optim.Optimizer
     #: Initial conditions that the training started from, (B, N, D).
     train_ic: State
     phase: Phase = Phase.COLLECT
@@ -72,6 +69,8 @@ class Lane:
     converged_epochs: int = 0
     skips_in_a_row: int = 0
     failure: str | None = None
+    #: A lane that waits takes no part in ticks.
+    waiting: bool = False
     record: EpochRecord = field(default_factory=EpochRecord)
     #: The records of all epochs so far.
     logs: list[dict[str, float | int | bool | None]] = field(default_factory=list)
@@ -83,6 +82,11 @@ class Lane:
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     next_verdict: int = 0
     replay_losses: list[float] = field(default_factory=list)
+
+    @property
+    def active(self) -> bool:
+        """Whether the lane takes part in ticks: it neither failed nor waits."""
+        return self.failure is None and not self.waiting
 
     def finish_epoch(self, samples: int) -> EpochRecord:
         """Close the epoch's record and start the next one's."""
@@ -110,41 +114,14 @@ class Lane:
             self.dt_sum += dt
             self.record.rel_dE_last = error / count
 
-    def update(self, gradient: Tensor, loss: float, *, finite: bool) -> None:
-        """Take one optimizer step, or skip it and count where loss or gradient are not finite."""
-        if finite:
-            self.parameter.grad = gradient
-            self.optimizer.step()
+    def count_update(self, loss: float) -> None:
+        """Note an update by its loss, or count it as skipped where that is not finite."""
+        if abs(loss) < math.inf:
             self.record.loss, self.skips_in_a_row = loss, 0
             return
-        self.skip()
+        self._skip()
 
-    def minimise(self, closure: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        """Take one L-BFGS step (up to 20 iterations) on ``closure() -> loss, gradient`` of the current parameters.
-
-        It starts afresh each time: curvature belongs to one function, and the next step has other
-        samples. weight_decay adds its L2 term, as it does to Adam's gradient. A step that ends in
-        numbers that are not finite is taken back.
-        """
-        self.optimizer.state.clear()
-        before = self.parameter.detach().clone()
-        decay = self.config.weight_decay
-
-        def evaluate() -> Tensor:
-            loss, gradient = closure()
-            weights = self.parameter.detach()
-            self.parameter.grad = gradient + decay * weights
-            return loss + 0.5 * decay * weights.square().sum()
-
-        loss = float(self.optimizer.step(evaluate))  # type: ignore[arg-type]
-        self.optimizer.state.clear()
-        if bool(torch.isfinite(self.parameter).all()) and math.isfinite(loss):
-            self.record.loss, self.skips_in_a_row = loss, 0
-            return
-        self.parameter.data.copy_(before)
-        self.skip()
-
-    def skip(self) -> None:
+    def _skip(self) -> None:
         """Count an update that is not taken, and fail when there are too many in a row."""
         self.record.skipped_updates += 1
         self.skips_in_a_row += 1
@@ -158,15 +135,3 @@ class Lane:
                 f"{MOST_SKIPS} updates in a row had a loss or gradient that is not finite (epoch {self.epoch + 1}, "
                 f"{self.phase.value}); try a smaller lr ({self.config.lr})."
             )
-
-
-def make_optimizer(config: Config, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
-    """Build the optimizer that a config names, for one lane's flat parameters."""
-    if config.optimizer == "lbfgs":
-        return torch.optim.LBFGS([parameter], lr=config.lr, line_search_fn="strong_wolfe")
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            [parameter], lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind([parameter], lr=config.lr, weight_decay=config.weight_decay, fused=True)

@@ -1,5 +1,6 @@
 """Which trainings may be lanes of one pack, and which keys act on a training's numbers at all."""
 
+import json
 from collections.abc import Sequence
 
 from core.config import Config
@@ -16,6 +17,15 @@ LANE_KEYS = RUN_KEYS | frozenset(
     "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
     "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps momentum rel_loss_bound".split()
 )
+
+
+def pack_key(config: Config) -> str:
+    """Return what the lanes of one pack have in common: two configs fit into one if and only if their keys are equal.
+
+    A config with optimizer lbfgs fits with no other, but for itself alone in a pack of one.
+    """
+    values = config.to_dict()
+    return json.dumps({key: value for key, value in values.items() if key not in LANE_KEYS}, sort_keys=True)
 
 
 def check_pack(configs: Sequence[Config]) -> None:

@@ -1,19 +1,22 @@
 """Scores on held-out orbits that cannot be gamed: work at equal error (DESIGN.md section 7)."""
 
 import time
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from core.batch import take
 from core.config import Config, StepRule
 from core.held_out import HeldOut, held_out
 from core.kepler import kepler_separation, relative, semi_major_axis
+from core.learned_lanes import LearnedLanes
 from core.measuring import Say
 from core.record import Record
-from core.simulation import FAILED_ERROR, simulate
-from core.timestep import Criterion, Dynamical
+from core.simulation import FAILED_ERROR, fly, land, simulate
+from core.timestep import Criterion, Dynamical, Learned
 from core.work_precision import LARGEST_ERROR, Array, Curve, curves_of
 
 #: The baselines whose curves scores are made of.
@@ -67,27 +70,50 @@ def evaluate(criterion: Criterion, config: Config, against: References) -> dict[
     - ``fallbacks``: share of steps in which the reversible rule was not followed
     - ``failed_orbits``: orbits with an error above 0.1, a value that is not finite, or the cap on steps reached
     """
-    systems = against.systems
+    with torch.no_grad():
+        (scores,) = land(_evaluating(criterion, [config], against))
+    return scores
+
+
+def evaluating(criteria: Sequence[Learned], against: References) -> Generator[None, None, list[dict[str, float]]]:
+    """Score several trained criteria of one pack in one batch, each as :func:`evaluate` does, bit for bit.
+
+    It pauses after each tick of the simulation, and returns the scores at the end. Whoever runs it turns gradients off.
+    """
+    configs = [criterion.config for criterion in criteria]
+    criterion = criteria[0] if len(criteria) == 1 else LearnedLanes(criteria, len(against.systems.orbits.period))
+    return (yield from _evaluating(criterion, configs, against))
+
+
+def _evaluating(
+    criterion: Criterion, configs: Sequence[Config], against: References
+) -> Generator[None, None, list[dict[str, float]]]:
+    """Score a criterion that moves the set's systems once for each config, with each one's energy_threshold."""
+    config, systems, count = configs[0], against.systems, len(configs)
     horizons = tuple(sorted(systems.periods))
     state, forces = systems.on(config)
-    period = systems.orbits.period.to(config.torch_device)
-    with torch.no_grad():
-        outcome = simulate(
-            state,
-            criterion,
-            forces,
-            period,
-            horizons,
-            n_steps=config.n_steps,
-            step_rule=config.step_rule,
-            threshold=config.energy_threshold,
-        )
-    scores: dict[str, float] = {}
+    state = state.map(lambda tensor: tensor.repeat(count, *[1] * (tensor.dim() - 1)))
+    period = systems.orbits.period.to(config.torch_device).repeat(count)
+    limits = torch.tensor([one.energy_threshold for one in configs], dtype=torch.float64, device=period.device)
+    each = len(period) // count
+    outcome = yield from fly(
+        state,
+        criterion,
+        forces,
+        period,
+        horizons,
+        n_steps=config.n_steps,
+        step_rule=config.step_rule,
+        threshold=limits.to(state.mass.dtype).repeat_interleave(each),
+    )
+    scores: list[dict[str, float]] = [{} for _ in configs]
     for horizon, record in zip(horizons, outcome.records, strict=True):
         curves = {name: curve[horizon] for name, curve in against.curves.items() if horizon in curve}
-        of_horizon = _scores(record, systems, horizon, curves)
         suffix = "" if horizon == horizons[0] else f"_{horizon}"
-        scores |= {f"{key}{suffix}": value for key, value in of_horizon.items()}
+        for number, own in enumerate(scores):
+            part = slice(number * each, (number + 1) * each)
+            of_horizon = _scores(take(record, part), systems, horizon, curves)
+            own |= {f"{key}{suffix}": value for key, value in of_horizon.items()}
     return scores
 
 

@@ -3,8 +3,8 @@
 A *step* is a block of ``n_steps`` leapfrog steps of one dt: one proposal, one verdict.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Moved(NamedTuple):
 
 
 Observer = Callable[[Moved], None]
+Result = TypeVar("Result")
 
 
 class _Rules(NamedTuple):
@@ -53,7 +54,7 @@ class _Rules(NamedTuple):
     forces: Forces
     n_steps: int
     reversible: bool
-    threshold: float
+    threshold: float | Tensor
     guard: float | None
     fail_above: float
     steps: int | None
@@ -72,7 +73,7 @@ def simulate(
     steps: int | None = None,
     n_steps: int = 1,
     step_rule: StepRule = "direct",
-    threshold: float = torch.inf,
+    threshold: float | Tensor = torch.inf,
     guard: float | None = None,
     fail_above: float = FAILED_ERROR,
     steps_per_period: float = STEPS_PER_PERIOD,
@@ -91,7 +92,7 @@ def simulate(
     A system fails, and stops, when its error |E - E(0)| / |E(0)| exceeds ``fail_above`` or is not
     finite, when its step is not finite and positive, or, without ``steps``, when it uses more than
     ``steps_per_period`` force evaluations a period. A step whose own rel_dE exceeds ``threshold`` is
-    a violation.
+    a violation; it may be one for each system (M,).
 
     With ``guard`` a step whose own rel_dE exceeds it is done again with half the dt, until it passes
     or has been halved GUARD_HALVINGS times; each time is a rejected step.
@@ -99,6 +100,53 @@ def simulate(
     ``observer`` is called with all systems at the start, and after each tick with those that moved.
     Nothing is kept for it: memory does not grow with a run's length.
     """
+    flight = fly(
+        state,
+        criterion,
+        forces,
+        period,
+        periods,
+        duration=duration,
+        steps=steps,
+        n_steps=n_steps,
+        step_rule=step_rule,
+        threshold=threshold,
+        guard=guard,
+        fail_above=fail_above,
+        steps_per_period=steps_per_period,
+        observer=observer,
+    )
+    return land(flight)
+
+
+def land(flight: Generator[None, None, Result]) -> Result:
+    """Run what goes tick by tick to its end, and return its result."""
+    while True:
+        try:
+            next(flight)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def fly(
+    state: State,
+    criterion: Criterion,
+    forces: Forces,
+    period: Tensor,
+    periods: tuple[float, ...] = (),
+    *,
+    duration: float | None = None,
+    steps: int | None = None,
+    n_steps: int = 1,
+    step_rule: StepRule = "direct",
+    threshold: float | Tensor = torch.inf,
+    guard: float | None = None,
+    fail_above: float = FAILED_ERROR,
+    steps_per_period: float = STEPS_PER_PERIOD,
+    observer: Observer | None = None,
+) -> Generator[None, None, Outcome]:
+    """Do as :func:`simulate` does, tick by tick: pause after each, and return the outcome at the end."""
     if not periods and duration is None and steps is None:
         raise ValueError("None of `periods`, `duration` and `steps` is given; the run would never end.")
     rule = step_rule == "reversible"
@@ -111,7 +159,7 @@ def simulate(
     last = torch.full_like(run.time, torch.inf if duration is None else duration)
     ends = [torch.minimum(horizon * period, last) for horizon in periods] or [last]
     for number, end in enumerate(ends, 1):
-        run, left = _run_to(run, end, period, rules, last=number == len(ends))
+        run, left = yield from _run_to(run, end, period, rules, last=number == len(ends))
         rest += left
         records.append(record_of([run, *rest], state, n_steps))
     return Outcome(records)
@@ -143,7 +191,9 @@ def _start(state: State, criterion: Criterion, forces: Forces) -> Run:
     )
 
 
-def _run_to(run: Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool) -> tuple[Run, list[Run]]:
+def _run_to(
+    run: Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool
+) -> Generator[None, None, tuple[Run, list[Run]]]:
     """Advance all systems to their ``end`` (M,). Return all that go on together, and those that failed."""
     finished: list[Run] = []
     ticks = 0
@@ -171,6 +221,7 @@ def _run_to(run: Run, end: Tensor, period: Tensor, rules: _Rules, *, last: bool)
                 ends, lengths = end[run.number], period[run.number]
                 active = active[active]
         run = _step(run, active, rules, waiting=not last)
+        yield
     everything = [run, *finished]
     failed = [part for part in (take(part, part.failed) for part in everything) if len(part.number)]
     alive = [part for part in (take(part, ~part.failed) for part in everything) if len(part.number)]
@@ -192,8 +243,11 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
     block = leapfrog(run.state, dt, rules.forces, n_steps)
     energy = block.energy
     violations = run.violations
-    if rules.threshold < torch.inf:
-        violations = violations + (active & _exceeds(rules.threshold, run, energy))
+    limit = rules.threshold
+    if isinstance(limit, Tensor):
+        violations = violations + (active & _exceeds(limit[run.number], run, energy))
+    elif limit < torch.inf:
+        violations = violations + (active & _exceeds(limit, run, energy))
     error = (energy - run.initial).abs() / run.initial_scale
     sound = usable & (error <= rules.fail_above)  # a NaN is not sound
     if rules.reversible:
@@ -228,7 +282,7 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
     return after
 
 
-def _exceeds(limit: float, run: Run, energy: Tensor) -> Tensor:
+def _exceeds(limit: float | Tensor, run: Run, energy: Tensor) -> Tensor:
     """Whether the step that ends with ``energy`` has a rel_dE above ``limit`` (a NaN has), (m,)."""
     return ~((energy - run.energy).abs() <= limit * relative_energy_scale(run.energy, run.magnitude))
 

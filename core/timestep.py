@@ -122,7 +122,7 @@ class Learned:
     """
 
     def __init__(self, config: Config, scales: InputScales, network: FullyConnectedNN):
-        self.config = config
+        self.config, self.scales = config, scales
         self.network = network
         self._history = History([config], [scales])
 

@@ -8,6 +8,7 @@ One tick is one forward pass, at most one backward pass and one optimizer step f
 does not depend on its neighbours: its products are batched, its random numbers are its own.
 """
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,10 +21,11 @@ from core.config import Config
 from core.features import InputScales
 from core.forces import State
 from core.history import input_width
-from core.lane import EpochRecord, Lane, Phase, make_optimizer
+from core.lane import EpochRecord, Lane, Phase
 from core.leapfrog import Block
 from core.network import Forward, FullyConnectedNN
 from core.objective import Attempt, Objective, angular_momentum_error, in_order
+from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
@@ -75,6 +77,41 @@ class Trainer:
             config if config.seed is not None else config.model_copy(update={"seed": secrets.randbits(32)})
             for config in configs
         ]
+        self._allocate(configs, [systems] * len(configs))
+        generators = [torch.Generator().manual_seed(int(config.seed or 0)) for config in configs]
+        for index, (config, generator) in enumerate(zip(configs, generators, strict=True)):
+            self.collection.start(index, range(config.num_orbits), generator)
+        self.collection.fill_unused()
+        fitted = [
+            self.collection.fit_scales(index) if config.normalize_inputs else InputScales()
+            for index, config in enumerate(configs)
+        ]
+        self.collection.open(fitted)
+        for index, config in enumerate(configs):
+            self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
+            start = self.collection.own_state(index).map(torch.clone)
+            self.lanes.append(Lane(config, generators[index], fitted[index], start))
+            self.note_energy(index)
+
+    @classmethod
+    @torch.no_grad()
+    def joined(cls, parts: Sequence[tuple["Trainer", int]]) -> "Trainer":
+        """Return a trainer of lanes of others, each as it stands; it goes on bit for bit.
+
+        The lanes are moved: the others must not be used any more. Raises ConfigError if they do not fit into one pack.
+        """
+        trainer = cls.__new__(cls)
+        configs = [source.lanes[index].config for source, index in parts]
+        trainer._allocate(configs, [source.collection.systems[index] for source, index in parts])
+        trainer.collection.open([source.lanes[index].scales for source, index in parts])
+        for row, (source, index) in enumerate(parts):
+            trainer._adopt(row, source, index)
+        trainer.collection.fill_unused()
+        trainer.collection.refresh()
+        return trainer
+
+    def _allocate(self, configs: list[Config], systems: list[Orbits | None]) -> None:
+        """Make everything that has a place for each lane, without content."""
         check_pack(configs)
         first = self.config = configs[0]
         device, dtype = first.torch_device, first.torch_dtype
@@ -85,25 +122,10 @@ class Trainer:
         self.network = FullyConnectedNN(
             widths, first.hidden_dims, first.activation, dtype, device, first.fourier_dim * (first.fourier_scale > 0)
         )
+        self.optimizer = Optimizer(configs, self.network.flat)
         self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
-        generators = [torch.Generator().manual_seed(int(config.seed or 0)) for config in configs]
-        for index, (config, generator) in enumerate(zip(configs, generators, strict=True)):
-            self.collection.start(index, range(config.num_orbits), generator)
-        self.collection.fill_unused()
-        fitted = [
-            self.collection.fit_scales(index) if config.normalize_inputs else InputScales()
-            for index, config in enumerate(configs)
-        ]
         self.lanes: list[Lane] = []
-        self.collection.open(fitted)
-        for index, config in enumerate(configs):
-            self.network.initialize(index, generators[index], self.collection.first_output(index), config.fourier_scale)
-            parameter = torch.nn.Parameter(self.network.flat[index])
-            optimizer = make_optimizer(config, parameter)
-            start = self.collection.own_state(index).map(torch.clone)
-            self.lanes.append(Lane(config, generators[index], fitted[index], parameter, optimizer, start))
-            self.note_energy(index)
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
             [_cold_capacity(config) for config in configs],
@@ -118,6 +140,25 @@ class Trainer:
         self._reversible = first.step_rule == "reversible"
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
+    def _adopt(self, row: int, source: "Trainer", index: int) -> None:
+        """Take a lane over from another trainer, in the middle of its epoch or between two."""
+        lane, network = source.lanes[index], self.network
+        rows = zip(
+            (network.flat, *self.optimizer.moments.values()),
+            (source.network.flat, *source.optimizer.moments.values()),
+            strict=True,
+        )
+        for target, value in rows:
+            own = network.named(target[row], row)
+            for name, tensor in source.network.named(value[index], index).items():
+                own[name].copy_(tensor)
+        self.optimizer.steps[row].copy_(source.optimizer.steps[index])
+        network.own_frequencies(row).copy_(source.network.own_frequencies(index))
+        self.lanes.append(lane)
+        self.collection.adopt(row, source.collection, index)
+        width = input_width(lane.config)
+        self.buffer.restore_lane(row, source.buffer.lane_state(index, width))
+
     def train_epoch(self) -> EpochRecord:
         """Run a single lane to the end of its epoch. Raises TrainingFailed where it cannot go on."""
         if len(self.lanes) != 1:
@@ -131,8 +172,8 @@ class Trainer:
 
     @torch.no_grad()
     def tick(self) -> dict[int, EpochRecord]:
-        """Advance every lane that has not failed by one tick; return the records of epochs that ended, by lane."""
-        alive = [index for index, lane in enumerate(self.lanes) if lane.failure is None]
+        """Advance every lane that is active by one tick; return the records of epochs that ended, by lane."""
+        alive = [index for index, lane in enumerate(self.lanes) if lane.active]
         collecting = [index for index in alive if self.lanes[index].phase is Phase.COLLECT]
         replaying = [index for index in alive if self.lanes[index].phase is Phase.REPLAY]
         if collecting:
@@ -364,7 +405,8 @@ class Trainer:
             return forward, self.objective.attempt(samples, forward.output, chosen.where)
 
         if self.config.optimizer == "lbfgs":
-            self.lanes[0].minimise(lambda: (differentiate(*run())[0][0], flat[0].clone()))
+            loss = minimise(self.network.flat[0], self.config, lambda: (differentiate(*run())[0][0], flat[0].clone()))
+            self.lanes[0].count_update(loss)
             return
         if masks or forward is None or attempt is None:
             forward, attempt = run()
@@ -372,7 +414,9 @@ class Trainer:
         losses, checks = torch.stack([value, slope.sum(-1) + value]).tolist()
         for row, lane in enumerate(chosen.lanes):
             if updating[row]:
-                self.lanes[lane].update(flat[row], losses[row], finite=abs(checks[row]) < float("inf"))
+                if abs(checks[row]) < math.inf:
+                    self.optimizer.step(lane, flat[row])
+                self.lanes[lane].count_update(losses[row] + 0 * checks[row])
 
     def _finish(self, index: int) -> EpochRecord:
         record = self.lanes[index].finish_epoch(self.buffer.count(index))

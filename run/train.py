@@ -95,7 +95,7 @@ def _resumed(path: str, settings: Settings) -> tuple[dict[str, Any], int, bool]:
     with settings.naming_source():
         asked = Config.from_mapping({"device": settings.value("device")}).device
     trainer = load_state(path, **({"device": asked} if "device" in settings else {}))
-    systems = trainer.collection.systems
+    systems = trainer.collection.systems[0]
     if settings.value("ic_path") is not None:
         given = read_given_systems(settings.value("ic_path"), settings)
         if systems is None or not torch.equal(systems.state.position.cpu().double(), torch.from_numpy(given.position)):

@@ -104,7 +104,7 @@ def test_training_and_simulation_use_one_window(kind, history_len):
     """The prototype's two windows differed, which shifted the step count by 16 to 25 %."""
     settings = {"dt_scale": "pair", "num_orbits": 2, "n_steps": 1}
     criterion = learned(feature_type=kind, history_len=history_len, **settings)
-    collection = Collection([criterion.config], GRAVITY)
+    collection = Collection([criterion.config], GRAVITY, [None])
     collection.start(0, range(2), torch.Generator().manual_seed(1))
     collection.open([InputScales()])
     everyone = torch.ones(1, 2, dtype=torch.bool)

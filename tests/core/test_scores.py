@@ -13,7 +13,7 @@ from core.oracle import Oracle
 from core.orbits import Orbits, draw
 from core.record import Outcome, Record
 from core.scores import References, baseline_scores, evaluate, references, wall_gain
-from core.simulation import simulate
+from core.simulation import fly, simulate
 from core.timestep import PRS23, Dynamical, Fixed
 from core.trainer import Trainer
 from core.work_precision import Curve
@@ -37,7 +37,7 @@ def short_curves(tmp_path_factory):
 @pytest.fixture
 def low_cap(monkeypatch):
     """Give up after 500 steps a period, not 20,000."""
-    monkeypatch.setattr(scoring, "simulate", functools.partial(simulate, steps_per_period=500))
+    monkeypatch.setattr(scoring, "fly", functools.partial(fly, steps_per_period=500))
 
 
 def scores_of(criterion, **settings):
@@ -139,7 +139,12 @@ def test_scores_by_hand(monkeypatch):
         momentum_error=zeros,
         angular_momentum_error=zeros,
     )
-    monkeypatch.setattr(scoring, "simulate", lambda *_, **__: Outcome([record]))
+
+    def flown(*_, **__):
+        yield
+        return Outcome([record])
+
+    monkeypatch.setattr(scoring, "fly", flown)
     config = small(eval_periods=(10,))
     systems = HeldOut("validation", config, Orbits(state, period), (10,))
     curves = {"dynamical": {10: CURVE}, "prs23": {10: CURVE}, "oracle": {10: ORACLE}}

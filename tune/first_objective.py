@@ -1,11 +1,17 @@
-"""Early stopping in a study of several objectives, where Optuna's trials neither report nor ask."""
+"""The study as its pruner sees it: of one objective, the first.
+
+Optuna's trials neither report nor ask where there are several objectives, so a pruner is asked here, however many there
+are.
+"""
 
 import copy
+from collections.abc import Callable, Container
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 #: The user attribute that holds a trial's values by epoch (as text, since the journal is JSON).
 CURVE = "curve"
@@ -18,27 +24,41 @@ def curve_of(trial: FrozenTrial) -> dict[int, float]:
 
 
 class FirstObjective:
-    """A study as its pruner sees it: of one objective, the first.
+    """What Optuna's pruners take of a study: its trials with their curves, its direction, and its storage.
 
-    It is what Optuna's pruners take of a study: its trials, its direction, and its storage, where they
-    write the rungs that a trial has reached. A search that goes on finds them there, as in a study of one objective.
+    The storage is where they write the rungs that a trial has reached: a search that goes on finds them there.
+    ``among`` leaves out trials that a pruner is not to compare with.
     """
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage) -> None:
+    def __init__(
+        self, study: optuna.Study, storage: BaseStorage, among: Callable[[FrozenTrial], bool] | None = None
+    ) -> None:
         self._study = study
         self._storage = storage
+        self._among = among
 
     @property
     def direction(self) -> StudyDirection:
         """The first objective's direction."""
         return self._study.directions[0]
 
-    def get_trials(self, deepcopy: bool = False) -> list[FrozenTrial]:
-        """The trials, rungs included."""
-        return self._study.get_trials(deepcopy=deepcopy)
+    def get_trials(self, deepcopy: bool = False, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """The trials, rungs and curves included."""
+        trials = self._study.get_trials(deepcopy=deepcopy, states=states)
+        return [_with_curve(trial) for trial in trials if self._among is None or self._among(trial)]
 
-    def should_prune(self, pruner: optuna.pruners.BasePruner, trial: FrozenTrial) -> bool:
-        """Ask a pruner about a trial with a curve of its own."""
-        with_curve = copy.copy(trial)
-        with_curve.intermediate_values = curve_of(trial)
-        return pruner.prune(self, with_curve)  # type: ignore[arg-type]
+    def only(self, among: Callable[[FrozenTrial], bool]) -> "FirstObjective":
+        """The same study with some of its trials."""
+        return FirstObjective(self._study, self._storage, among)
+
+    def should_prune(self, pruner: Any, trial: FrozenTrial) -> bool:
+        """Ask a pruner about a trial."""
+        return bool(pruner.prune(self, _with_curve(trial)))
+
+
+def _with_curve(trial: FrozenTrial) -> FrozenTrial:
+    if CURVE not in trial.user_attrs:
+        return trial
+    with_curve = copy.copy(trial)
+    with_curve.intermediate_values = curve_of(trial)
+    return with_curve

@@ -29,6 +29,8 @@ Scalar = bool | int | float | str
 _SCALARS = (bool, int, float, str)
 #: More points than this on a grid are a slip of the pen.
 _MOST_POINTS = 10**9
+#: A grid of more configurations than this is not counted.
+MOST_CELLS = 100_000
 
 
 class Parameter(BaseModel, ABC):
@@ -53,6 +55,10 @@ class Parameter(BaseModel, ABC):
     @abstractmethod
     def points(self, domain: Sequence[Any], cuts: Iterable[Any] = ()) -> list[Any]:
         """Return values to try a space at: the ends or choices first, then one on and on each side of every cut."""
+
+    @abstractmethod
+    def every(self, domain: Sequence[Any]) -> Sequence[Any] | None:
+        """Return all values, in a sequence that may be long; None where they cannot be counted."""
 
     @abstractmethod
     def contains(self, domain: Sequence[Any], value: Any) -> bool:
@@ -125,6 +131,13 @@ class Parameter(BaseModel, ABC):
         """Every domain there is, that without a condition first."""
         return [self.domain, *(self.when[self.parent].values() if self.when and self.parent else ())]
 
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of every domain, by the suffix of its name."""
+        suffixes = ["", *(f".{value}" for special in (self.when or {}).values() for value in special)]
+        named = zip(suffixes, self.domains, strict=True)
+        return {suffix + self._index: self.distribution(domain) for suffix, domain in named}
+
     def exists(self, drawn: Mapping[str, Any]) -> bool:
         """Whether the parameter is drawn, given those drawn before."""
         return all(key in drawn and drawn[key] in values for key, values in self.required.items())
@@ -166,8 +179,12 @@ class _Range(Parameter):
         return round(self._place(domain, value)) if self._index else value
 
     def value(self, domain: Sequence[Any], stored: Any) -> Any:
-        """The value that Optuna keeps as ``stored``."""
-        return self._point(domain, stored) if self._index else stored
+        """The value that Optuna keeps as ``stored``, without the last digits that only rounding put there."""
+        if self._index:
+            return self._point(domain, stored)
+        if float in self.number:
+            return float(stored if self.step is None else self._point(domain, round(self._place(domain, stored))))
+        return stored
 
     def contains(self, domain: Sequence[Any], value: Any) -> bool:
         """Whether a value can be drawn."""
@@ -188,6 +205,15 @@ class _Range(Parameter):
         around = {math.floor(self._place(domain, cut)) + shift for cut in inside for shift in (-1, 0, 1, 2)}
         numbers = [0, last, *sorted(number for number in around if 0 < number < last)]
         return [self._point(domain, number) for number in dict.fromkeys(numbers)]
+
+    def every(self, domain: Sequence[Any]) -> Sequence[Any] | None:
+        """Return all values, in a sequence that may be long; None where they cannot be counted."""
+        if float in self.number and self.step is None and domain[0] < domain[1]:
+            return None
+        if float not in self.number and self.step is None:
+            return range(domain[0], domain[1] + 1)
+        last = self._last(domain) if domain[0] < domain[1] else 0
+        return [self._point(domain, number) for number in range(last + 1)] if last < MOST_CELLS else None
 
     def _place(self, domain: Sequence[Any], value: float) -> float:
         """The number of a value's point on the grid, as a fraction."""
@@ -294,6 +320,10 @@ class ChoiceParameter(Parameter):
     def points(self, domain: Sequence[Any], cuts: Iterable[Any] = ()) -> list[Any]:
         """Return all choices."""
         return list(domain)
+
+    def every(self, domain: Sequence[Any]) -> Sequence[Any] | None:
+        """Return all choices."""
+        return domain
 
     def _must_be(self, domain: Sequence[Any]) -> str | None:
         for value in domain:

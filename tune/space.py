@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
@@ -9,11 +10,13 @@ from typing import Annotated, Any, Self
 
 import optuna
 import yaml
+from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.config import Config
 from core.errors import UserError, nearest
 from tune.constraints import FORM, Constraint
+from tune.duration import Duration
 from tune.forbidden import is_forbidden
 from tune.overrides import override
 from tune.parameters import AnyParameter, Parameter, Scalar, as_text, shorten
@@ -26,6 +29,7 @@ from tune.yaml_file import read_mapping
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Resources(BaseModel):
     """What one trial takes of the machine."""
@@ -69,6 +73,18 @@ class Space(BaseModel):
         description="combinations that are never tried: {parameter: value, list of choices, or [low, high]}",
     )
     trials: Count = Field(description="trials to run")
+    enqueue: list[dict[str, Any]] = Field(
+        [], description="configurations that are known to be good, whole or in part, to be run first"
+    )
+    warm_start: str | None = Field(
+        None, description="the results folder of an older search, whose trials the sampler learns from"
+    )
+    time_budget: Duration | None = Field(
+        None, description="seconds, or text such as 90s, 30min or 2h, after which what runs is stopped"
+    )
+    patience: Count | None = Field(
+        None, description="the search ends when so many trials in a row have brought no better best"
+    )
     confirm: Confirm | None = Field(None, description="train the best again before a best is named")
     max_concurrent: Count | None = Field(None, description="trials at a time, at most; as many as fit if left out")
     resources: Resources = Field(Resources(), description="what one trial takes")
@@ -138,9 +154,27 @@ class Space(BaseModel):
             named[key + suffix] = self.parameters[key].stored(domain, value)
         return named
 
+    def as_drawn(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters that were written by hand as a trial would have them: 1 is 1.0 where it is a float."""
+        written = {key: (self.parameters[key], value) for key, value in parameters.items()}
+        return {
+            key: parameter.value(domain, parameter.stored(domain, value))
+            for key, (parameter, value) in written.items()
+            for domain in [parameter.domain_given(parameters)[1]]
+        }
+
     def forbids(self, parameters: Mapping[str, Any]) -> bool:
         """Whether parameters of a trial are a forbidden combination."""
         return is_forbidden(self.forbid, self.parameters, parameters)
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter as Optuna knows it, also those that exclude each other."""
+        return {
+            key + suffix: distribution
+            for key, parameter in self.parameters.items()
+            for suffix, distribution in parameter.distributions.items()
+        }
 
     @property
     def ranking(self) -> Ranking:
@@ -169,7 +203,7 @@ class Space(BaseModel):
     def to_yaml(self) -> str:
         """The space as a file that :func:`load_space` reads back."""
         values = self.model_dump(by_alias=True, exclude_none=True)
-        for key in ("constraints", "forbid"):
+        for key in ("constraints", "forbid", "enqueue"):
             if not values[key]:
                 del values[key]
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)

@@ -10,9 +10,10 @@ from core.inert import inert_settings
 from core.pack import RUN_KEYS
 from tune.constraints import Constraint
 from tune.forbidden import check_rules, cuts, is_forbidden
+from tune.grid import number_of_cells
 from tune.objectives import check_objectives, check_score
-from tune.parameters import ChoiceParameter, IntParameter, Parameter, as_text
-from tune.pruners import Asha
+from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text
+from tune.samplers import Grid
 
 if TYPE_CHECKING:
     from tune.space import Space
@@ -40,6 +41,7 @@ def check_space(space: "Space") -> None:
     _check_conditions(space)
     check_rules(space.forbid, space.parameters)
     _check_corners(space)
+    _check_enqueued(space)
 
 
 def check_key(section: str, key: str) -> None:
@@ -152,17 +154,70 @@ def _check_corners(space: "Space") -> None:
                 when = having[0][key]
                 raise UserError(f"The key `{section}.{key}` acts only {when}, which no trial has; leave it out.")
     _check_scores(space, config)
-    if isinstance(space.scheduler, Asha) and space.scheduler.first_rung >= config.epochs:
+    _check_sampler(space)
+    _check_stopping(space, config)
+
+
+def _check_sampler(space: "Space") -> None:
+    name = space.sampler.name
+    if len(space.objectives) > 1 and not space.sampler.several:
         raise UserError(
-            f"The value of `scheduler.min_resource` is {space.scheduler.min_resource}, but the first rung (min_resource"
-            f" * reduction_factor ** min_early_stopping_rate = {space.scheduler.first_rung}) must be below epochs "
-            f"({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+            f"The value of `sampler` is {name}, but must be one that knows several objectives (tpe, gp, nsga2, random, "
+            "qmc or grid); or give one objective."
         )
-    if isinstance(space.scheduler, Asha) and not 0 < config.evaluate_every < config.epochs:
+    if not isinstance(space.sampler, Grid):
+        return
+    for key, parameter in space.parameters.items():
+        if any(parameter.every(domain) is None for domain in parameter.domains):
+            raise UserError(
+                f"The key `parameters.{key}` has too many values for `sampler: grid`; give it a `step`, or a `choice` "
+                "of values."
+            )
+    if number_of_cells(space) is None:
+        raise UserError(
+            f"The grid of this space has more than {MOST_CELLS:,} configurations, too many for `sampler: grid`; make "
+            "the steps longer."
+        )
+
+
+def _check_stopping(space: "Space", config: Config) -> None:
+    scheduler = space.scheduler
+    first = scheduler.first_stop()
+    if first is None:
+        return
+    if first.epoch >= config.epochs:
+        raise UserError(
+            f"The value of `scheduler.{first.key}` is {getattr(scheduler, first.key)}, but {first.what} must be below "
+            f"epochs ({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+        )
+    if not 0 < config.evaluate_every < config.epochs:
         raise UserError(
             f"The value of `fixed.evaluate_every` is {config.evaluate_every}, but must be between 1 and epochs - 1 "
-            f"({config.epochs - 1}): asha stops trials by the scores they have on the way; or set `scheduler: none`."
+            f"({config.epochs - 1}): {scheduler.name} stops trials by the scores they have on the way; or set "
+            "`scheduler: none`."
         )
+
+
+def _check_enqueued(space: "Space") -> None:
+    for number, entry in enumerate(space.enqueue, 1):
+        which = f"Number {number} of `enqueue`"
+        for key, value in entry.items():
+            if key not in space.parameters:
+                known = nearest(key, list(space.parameters)) or f"; must be one of {', '.join(space.parameters)}."
+                raise UserError(f"{which} has `{key}`, which is no parameter of this space{known}")
+            parameter = space.parameters[key]
+            if missing := [parent for parent in parameter.parents if parent not in entry]:
+                raise UserError(f"{which} has `{key}`, which depends on `{missing[0]}`; add that to it.")
+            if not parameter.exists(entry):
+                raise UserError(f"{which} has `{key}`, which is not drawn beside the rest of it; leave it out.")
+            domain = parameter.domain_given(entry)[1]
+            if not parameter.contains(domain, value):
+                among = ", ".join(map(as_text, domain)) if parameter.kind == "choice" else as_text(list(domain))
+                raise UserError(f"{which} has {as_text(value)} for `{key}`, but must have a value of {among}.")
+        if not entry:
+            raise UserError(f"{which} names no parameter, but must name at least one.")
+        if space.forbids(entry):
+            raise UserError(f"{which} is a combination that `forbid` does not allow; remove one of the two.")
 
 
 def _check_scores(space: "Space", config: Config) -> None:

@@ -6,12 +6,12 @@ user attribute `reason`, and one that was interrupted stays RUNNING. What belong
 (baselines, repeats) is an attribute of the study: a trial without parameters would spoil the sampler's search space.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -20,21 +20,10 @@ from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
+from tune.proposals import SKIPPED, Proposals, is_own
 from tune.ranking import Scores
+from tune.seeds import TRIAL, derived_seed
 from tune.space import Space
-
-# Streams of seeds. A stream has a number of its own, since numpy pads short seeds with zeros: (3, 5) and (3, 5, 0)
-# would be the same.
-_SAMPLER, _TRIAL, _DRAW = 1, 2, 3
-#: The user attribute of a trial that was proposed and is not run, with the reason. It is no trial of the search.
-SKIPPED = "skipped"
-#: After so many forbidden proposals in a row the next trial is drawn at random from what is allowed.
-_PATIENCE = 10
-#: So often, before one is made of the space's ends and choices.
-_DRAWS = 1000
-#: Excess of a trial that is not allowed at all.
-_BEYOND = 1e6
-
 
 #: Attribute of a trial that early stopping has decided about: the epoch after which it ends.
 _STOPPED = "stopped"
@@ -64,11 +53,6 @@ class TrialRecord:
     pareto: bool | None = None
 
 
-def derived_seed(*keys: int) -> int:
-    """Return a seed that depends on all the keys and on nothing else."""
-    return int(np.random.SeedSequence(keys).generate_state(1)[0])
-
-
 class SearchStudy:
     """Ask for trials, report their scores, be told when to stop them, and say how they ended.
 
@@ -81,28 +65,40 @@ class SearchStudy:
         self.space = space
         self.ranking = space.ranking
         storage = open_journal(journal, reading=reading) if journal is not None else InMemoryStorage()
-        self._pruner = space.scheduler.build()
+        self._pruner = space.scheduler.build(space.epochs, space.seed)
         # A study keeps the name that its folder had at first; it may have been moved since.
         if names := [study.study_name for study in storage.get_all_studies()]:
-            self._study = optuna.load_study(storage=storage, study_name=names[0], pruner=self._pruner)
+            self._study = optuna.load_study(storage=storage, study_name=names[0])
         elif reading:
             raise UserError(f"{journal}: holds no study; the search that wrote it did not start.")
         else:
             self._study = optuna.create_study(
-                storage=storage, study_name=name, directions=self.ranking.directions, pruner=self._pruner
+                storage=storage, study_name=name, directions=self.ranking.directions
             )
         self._several = len(self.ranking.objectives) > 1
         self._first_objective = FirstObjective(self._study, storage)
         self._running: dict[int, Trial] = {}
+        self._proposals = Proposals(self._study, space)
 
     def ask(self) -> Proposal:
-        """Start a trial.
+        """Start a trial. The search must not be :attr:`over`."""
+        return self._start(*self._proposals.make())
 
-        The sampler is made anew with a seed from the study's seed and the trial's number: a search that was interrupted
-        and goes on then proposes what it would have proposed.
-        """
-        self._seed_sampler(len(self._study.get_trials(deepcopy=False)))
-        return self._propose(self._study.ask())
+    @property
+    def over(self) -> str | None:
+        """Why no further trial is to be started, though the search has not as many as it may have."""
+        if self._proposals.exhausted:
+            return "every configuration of the space has been tried"
+        if self.space.patience is not None and self._in_vain() >= self.space.patience:
+            return f"{self.space.patience} trials in a row have brought no better best"
+        return None
+
+    def _start(self, trial: Trial, parameters: dict[str, Any]) -> Proposal:
+        seed = self.seed(trial.number, 0)
+        trial.set_user_attr("parameters", parameters)
+        trial.set_user_attr("seed", seed)
+        self._running[trial.number] = trial
+        return Proposal(trial.number, self.space.config(parameters, seed), parameters)
 
     def unfinished(self) -> list[Proposal]:
         """Take up the trials that an interrupted search has left, in their order, and return those that are to go on.
@@ -112,64 +108,24 @@ class SearchStudy:
         proposals = []
         for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             attributes, number = frozen.user_attrs, frozen.number
-            drawn = "parameters" in attributes and "seed" in attributes
-            if drawn or SKIPPED in attributes:
-                # A sampler would prepare a proposal that there is already.
-                self._study.sampler = optuna.samplers.RandomSampler()
-            else:  # the search was killed while it made the proposal; it makes the same one again
-                self._seed_sampler(number)
+            if SKIPPED not in attributes and not ("parameters" in attributes and "seed" in attributes):
+                proposals.append(self._start(*self._proposals.make_again(frozen)))
+                continue
+            # A sampler would prepare a proposal that there is already.
+            self._study.sampler = optuna.samplers.RandomSampler()
             trial = Trial(self._study, frozen._trial_id)
             if SKIPPED in attributes:
-                self._skip(trial, attributes[SKIPPED])
-            elif not drawn:
-                proposals.append(self._propose(trial))
+                self._proposals.skip(trial, attributes[SKIPPED])
+                continue
+            self._running[number] = trial
+            if _STOPPED in attributes:
+                self.finish(number, attributes[_STOPPED])
+            elif "reason" in attributes:
+                self.fail(number, attributes["epochs"], attributes["reason"])
             else:
-                self._running[number] = trial
-                if _STOPPED in attributes:
-                    self.finish(number, attributes[_STOPPED])
-                elif "reason" in attributes:
-                    self.fail(number, attributes["epochs"], attributes["reason"])
-                else:
-                    config = self.space.config(attributes["parameters"], attributes["seed"])
-                    proposals.append(Proposal(number, config, attributes["parameters"]))
+                config = self.space.config(attributes["parameters"], attributes["seed"])
+                proposals.append(Proposal(number, config, attributes["parameters"]))
         return proposals
-
-    def _seed_sampler(self, number: int) -> None:
-        self._study.sampler = self.space.sampler.build(derived_seed(_SAMPLER, self.space.seed, number))
-
-    def _propose(self, trial: Trial) -> Proposal:
-        """Draw a trial's parameters. Forbidden ones are not run: another trial takes its place."""
-        parameters = self.space.draw(trial)
-        for attempt in range(_PATIENCE):
-            if not self.space.forbids(parameters):
-                break
-            self._skip(trial, "forbidden")
-            if attempt == _PATIENCE - 1:
-                self._study.enqueue_trial(self._allowed(trial.number))
-            self._seed_sampler(len(self._study.get_trials(deepcopy=False)))
-            trial = self._study.ask()
-            parameters = self.space.draw(trial)
-        seed = self.seed(trial.number, 0)
-        trial.set_user_attr("parameters", parameters)
-        trial.set_user_attr("seed", seed)
-        self._running[trial.number] = trial
-        return Proposal(trial.number, self.space.config(parameters, seed), parameters)
-
-    def _skip(self, trial: Trial, reason: str) -> None:
-        """End a proposal that is not run. Samplers learn to keep away: it breaks a constraint, beyond all others."""
-        trial.set_user_attr(SKIPPED, reason)
-        trial.set_constraint(reason, _BEYOND)
-        self._study.tell(trial, state=TrialState.PRUNED)
-
-    def _allowed(self, number: int) -> dict[str, Any]:
-        """Draw what Optuna calls parameters at random, until they are allowed; a corner of the space if none is."""
-        sampler = optuna.samplers.RandomSampler(seed=derived_seed(_DRAW, self.space.seed, number))
-        study = optuna.create_study(sampler=sampler)
-        for _ in range(_DRAWS):
-            trial = study.ask()
-            if not self.space.forbids(self.space.draw(trial)):
-                return trial.params
-        return self.space.stored(self.space.corner())
 
     def report(self, number: int, epoch: int, scores: Scores) -> None:
         """Take a running trial's scores at an epoch. A worker that was restarted may say the same again."""
@@ -195,7 +151,7 @@ class SearchStudy:
         frozen = self._frozen(number)
         if _STOPPED in frozen.user_attrs:
             return True
-        stop = self._first_objective.should_prune(self._pruner, frozen) if self._several else trial.should_prune()
+        stop = self._first_objective.should_prune(self._pruner, frozen)
         if stop:
             trial.set_user_attr(_STOPPED, max(curve_of(frozen)))
         return stop
@@ -228,7 +184,7 @@ class SearchStudy:
     @property
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was to be run, as Optuna knows it. (Numbers have gaps where a proposal was not run.)"""
-        return [trial for trial in self._study.get_trials(deepcopy=False) if SKIPPED not in trial.user_attrs]
+        return [trial for trial in self._study.get_trials(deepcopy=False) if is_own(trial)]
 
     def records(self) -> list[TrialRecord]:
         """What is known about these."""
@@ -249,9 +205,19 @@ class SearchStudy:
         complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]
         return sorted(complete, key=lambda record: self.ranking.merit(record.scores), reverse=True)[:count]
 
+    def _in_vain(self) -> int:
+        """The trials that have ended since the last one that was better than all before it."""
+        ended = [trial for trial in self.trials if is_own(trial) and trial.datetime_complete is not None]
+        best, in_vain = -math.inf, 0
+        for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number)):
+            done = trial.state == TrialState.COMPLETE
+            merit = self.ranking.merit(trial.user_attrs["scores"]) if done else -math.inf
+            best, in_vain = (merit, 0) if merit > best else (best, in_vain + 1)
+        return in_vain
+
     def seed(self, number: int, repeat: int) -> int:
         """The seed of a trial, or of one of its repeats (counted from 1)."""
-        return derived_seed(_TRIAL, self.space.seed, number, repeat)
+        return derived_seed(TRIAL, self.space.seed, number, repeat)
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -267,7 +233,7 @@ class SearchStudy:
         return self.space.config(record.parameters, record.seed)
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self.trials[number]
+        return self._study.get_trials(deepcopy=False)[number]
 
 
 def _record(trial: FrozenTrial, front: set[int] | None) -> TrialRecord:

@@ -214,7 +214,7 @@ BAD = {
     "another system": (at("parameters/e_max", {"float": [0.7, 0.9]}), "`e_max` cannot be under `parameters`"),
     "seed among the fixed": (at("fixed/seed", 1), "`seed` cannot be under `fixed`"),
     "no trials": (at("trials", 0), "`trials` is 0, but must be greater than or equal to 1"),
-    "unknown scheduler": (at("scheduler/name", "asah"), "`scheduler.name` is asah, but must be one of 'asha', 'none'"),
+    "unknown scheduler": (at("scheduler/name", "asah"), "`scheduler.name` is asah, but must be one of 'asha', "),
     "unknown scheduler option": (at("scheduler/grace", 1), "`scheduler.grace` is unknown; must be one of"),
     "asha without scores on the way": (at("fixed/evaluate_every", 0), "`fixed.evaluate_every` is 0, but must be"),
     "group without multivariate": (at("sampler/multivariate", False), "`group` is true, but multivariate is false"),

@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from tune.journal import open_journal
 from tune.ranking import Ranking
+from tune.seeds import derived_seed
 from tune.space import Space, load_space
-from tune.study import SearchStudy, derived_seed
+from tune.study import SearchStudy
 
 
 @pytest.fixture

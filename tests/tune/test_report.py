@@ -20,6 +20,7 @@ from tune.report import write_report
 from tune.report.__main__ import main
 from tune.report.data import read_search
 from tune.report.tables import confirmation_section
+from tune.report.theme import LIGHT, canvas, label_point
 from tune.report.trial_figures import front_of
 from tune.space import Space, load_space
 from tune.study import SearchStudy
@@ -305,6 +306,24 @@ def test_a_confirmation_is_shown_and_an_empty_one_does_no_harm(
     assert "<td>1.153</td><td>0.021</td>" in page
     assert "dropped out; it &lt;failed&gt;" in page
     assert "Test set, 128 systems over 10 periods" in page
+
+
+@pytest.mark.parametrize("taken", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_a_label_stands_where_it_hides_nothing(taken: tuple[int, int]) -> None:
+    """Dots fill all quarters around the point but one, and a line runs through it."""
+    free = (-taken[0], -taken[1])
+    axes = canvas(LIGHT).subplots()
+    axes.set_xlim(-10, 10)
+    axes.set_ylim(-10, 10)
+    rows, columns = np.meshgrid(np.linspace(-9, 9, 40), np.linspace(-9, 9, 40))
+    filled = ~((np.sign(rows) == free[0]) & (np.sign(columns) == free[1]))
+    axes.scatter(rows[filled], columns[filled])
+    axes.plot([-10, 10], [0, 0])
+    label_point(axes, 0, 0, "trial 12", "black")
+    (text,) = axes.texts
+    box = text.get_window_extent().transformed(axes.transData.inverted())
+    assert (np.sign(box.x0), np.sign(box.x1)) == (free[0], free[0])
+    assert np.sign((box.y0 + box.y1) / 2) == free[1]
 
 
 def test_the_front_is_what_nothing_beats() -> None:

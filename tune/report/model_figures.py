@@ -15,7 +15,7 @@ from core.scores import baseline_scores
 from core.work_precision import BASELINES, Curve
 from tune.folder import MODEL_FILE, SHOWN
 from tune.report.data import NotDrawn, Search
-from tune.report.theme import Theme, baseline_style, canvas, dress, label_ends, legend, log_axis, note
+from tune.report.theme import Theme, baseline_style, canvas, dress, label_ends, label_point, legend, log_axis, note
 
 #: Errors that curves of gains are read at.
 _ERRORS = np.geomspace(1e-5, 3e-2, 60)
@@ -92,7 +92,7 @@ def _missing(search: Search, horizon: int) -> str:
     which = "; ".join(absent) if search.curves[horizon] else "all baselines"
     return (
         f" Not drawn: {which}. Their curves over {horizon} periods are not at hand ({search.missing[horizon]}); "
-        "python -m core.evaluation, as under Commands, measures them."
+        f"python -m core.evaluation, as under Commands, measures them with --periods {horizon}."
     )
 
 
@@ -126,10 +126,6 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
             "color": theme.trial, "marker": "o", "s": 26, "zorder": 4}  # fmt: skip
         for axes, x, y in ((left, cost, error), (right, error, gain)):
             axes.scatter([x], [y], edgecolors=theme.paper, linewidths=0.6, **style)
-        if is_best:
-            below = {"xytext": (-8, -8), "ha": "right", "fontweight": "bold"}  # dots are rather above
-            note(left, cost, error, f"trial {number}", theme.model, **below)
-            note(right, error, gain, f"trial {number}", theme.model, xytext=(9, 5), fontweight="bold")
     gains = [gain for _, _, gain in dots.values() if np.isfinite(gain)] + [0.8, 1.6]
     right.set_ylim(max(min(gains) - 0.1, 0.0), max(gains) + 0.1)
     label_ends(right, ends)
@@ -140,6 +136,10 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
     note(left, edge, limit, f"max_rel_dE {limit:g}", theme.muted, va="bottom", ha="right", xytext=(-2, 2))
     if curves:
         legend(left, loc="upper right")
+    if best in dots:
+        cost, error, gain = dots[best]
+        label_point(left, cost, error, f"trial {best}", theme.model)
+        label_point(right, error, gain, f"trial {best}", theme.model)
     return figure
 
 

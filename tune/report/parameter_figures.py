@@ -119,7 +119,9 @@ def _parallel(search: Search, theme: Theme) -> Figure:
         )  # fmt: skip
     for index, (key, axis) in enumerate(axes_of.items()):
         _upright(axes, index, key + (", log" if axis.log else ""), axis.ticks, theme)
-    ends = [(share, f"{low + share * span:.3g}") for share in (0.0, 0.5, 1.0)]
+    # One value, of the only trial within the limit say, is no scale.
+    shares = (0.0, 0.5, 1.0) if high - low > 1e-3 * abs(high) else (0.0,)
+    ends = [(share, f"{low + share * span:.3g}") for share in shares]
     _upright(axes, len(axes_of), search.objective, ends, theme)
     axes.set_xlim(-0.15, len(axes_of) + 0.35)
     axes.set_ylim(-0.08, 1.05)

@@ -146,6 +146,43 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> Non
         note(axes, x, y, text, color, xytext=(5, (height - pixel) * 72 / _DPI))
 
 
+#: Places around a point: where a text stands, in points from it, and how it is aligned.
+_AROUND = tuple(
+    (side * right, up, "left" if side > 0 else "right") for up in (6, -8, 15, -15) for side, right in ((1, 8), (-1, 8))
+)
+
+
+def label_point(axes: Axes, x: float, y: float, text: str, color: str) -> None:
+    """Write in bold beside a point, on the side where the text hides least of what is drawn. Draw all else before."""
+    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    inked, point = _inked(axes), axes.transData.transform((x, y))
+    inked = inked[np.hypot(*(inked - point).T) > 1]
+    scale = _DPI / 72
+    half = np.array([0.33 * len(text), 0.6]) * _SMALL * scale
+
+    def hidden(place: tuple[int, int, str]) -> tuple[bool, int]:
+        right, up, align = place
+        centre = point + np.array([right * scale + (half[0] if align == "left" else -half[0]), up * scale])
+        inside = axes.bbox.x0 <= centre[0] - half[0] and centre[0] + half[0] <= axes.bbox.x1
+        return not inside, int((np.abs(inked - centre) <= half).all(1).sum())
+
+    right, up, align = min(_AROUND, key=hidden)
+    note(axes, x, y, text, color, xytext=(right, up), ha=align, fontweight="bold", zorder=6)
+
+
+def _inked(axes: Axes) -> np.ndarray:
+    """Pixels (n, 2) on the lines and at the dots of axes; a dot weighs as much as a line through the text."""
+    pieces = [axes.transData.transform(np.ma.getdata(dots.get_offsets())).repeat(10, 0) for dots in axes.collections]
+    for line in axes.get_lines():
+        ends = line.get_transform().transform(line.get_xydata())
+        ends = ends[np.isfinite(ends).all(1)]
+        if len(ends) > 1:
+            length = np.append(0, np.hypot(*np.diff(ends, axis=0).T).cumsum())
+            every = np.arange(0, min(length[-1], 1e5), 4.0)
+            pieces.append(np.stack([np.interp(every, length, part) for part in ends.T], 1))
+    return np.concatenate([np.empty((0, 2)), *pieces])
+
+
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, the same bytes each time."""
     buffer = BytesIO()

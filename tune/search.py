@@ -253,7 +253,7 @@ def write_confirmed(
 def report_of(folder: SearchFolder) -> Path | None:
     """Write the report, once all that it shows has been written; a failure is the folder's to remember."""
     # Matplotlib is slow to import, and only needed here.
-    from tune.report import write_report
+    from tune.report.write import write_report
 
     if not folder.failure:
         try:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,12 +17,12 @@ import yaml
 from tests.tune.conftest import load_values
 from tests.tune.searches import only_results, run_search
 from tune.folder import SearchFolder
-from tune.report import write_report
 from tune.report.__main__ import main
 from tune.report.data import read_search
 from tune.report.tables import confirmation_section
 from tune.report.theme import LIGHT, canvas, label_point
 from tune.report.trial_figures import front_of
+from tune.report.write import write_report
 from tune.space import Space, load_space
 from tune.study import SearchStudy
 
@@ -362,6 +363,23 @@ def test_damaged_files_are_one_line(
     assert refused(capsys, str(results)) == (
         f"tune.report: {results}/study.journal: cannot be read, a line of it is damaged."
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_one_line(number: int, tmp_path: Path) -> None:
+    """At its earliest, while modules are imported."""
+    command = [sys.executable, "-X", "importtime", "-m", "tune.report", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rstrip().endswith("core.interrupts"):
+                break
+        process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert "tune.report: interrupted." in said
+    assert "Traceback" not in said
 
 
 def test_a_missing_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

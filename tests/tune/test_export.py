@@ -34,7 +34,10 @@ def scores(gain: float) -> dict[str, float]:
 @pytest.fixture
 def results(write_space: Callable[..., Path], tmp_path: Path) -> Path:
     """What a search leaves that ended early: the best trial and another one with models, a third one without."""
-    space = load_space(write_space(lambda values: values["fixed"].update(device="cpu")))
+    def on_a_cpu(values: dict[str, Any]) -> None:
+        values["fixed"]["device"], values["resources"] = "cpu", {"cpu": 1}
+
+    space = load_space(write_space(on_a_cpu))
     folder = SearchFolder(tmp_path / "results" / "search")
     folder.create(space)
     study = SearchStudy(space, folder.journal, "search")

@@ -35,10 +35,10 @@ def test_a_faulty_trial_fails_alone(
     """One raises, one returns NaN, one needs twice its share of the GPU twice, and one more memory than there is."""
 
     def change(values: dict[str, Any]) -> None:
-        values["fixed"]["device"] = "cpu"  # the GPU of this test is none
         values |= {"trials": 5, "scheduler": "none", "resources": {"cpu": 0.5, "gpu": 0.25}}
 
     space = load_space(write_space(change))
+    space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU of this test is none
     folder = SearchFolder(tmp_path / "results" / "faults")
     folder.create(space)
     study = SearchStudy(space, folder.journal, "faults")

@@ -1,6 +1,6 @@
 """Checkpoints on their way from the workers through the storage into the results."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,12 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from tune.folder import ResultsError
+from tune.folder import ResultsError, SearchFolder
 from tune.snapshot import NotInSnapshots
+from tune.storage import Storage
+
+#: Key of a training's config: the checkpoint that it goes on from.
+STATE = "state"
 
 
 @contextmanager
@@ -24,6 +28,24 @@ def files_of(checkpoint: tune.Checkpoint) -> Iterator[Path]:
         except OSError as error:
             raise ResultsError(f"storage {checkpoint.path}: cannot be read ({error})") from None
         yield Path(source)
+
+
+class Unfinished:
+    """Puts what interrupted trainings go on from where their workers can read it."""
+
+    def __init__(self, folder: SearchFolder, storage: Storage, note: Callable[[str], None]) -> None:
+        self._folder, self._storage, self._note = folder, storage, note
+
+    def of(self, number: int, repeat: int = 0) -> dict[str, tune.Checkpoint]:
+        """Return the entry of a training's config that names its checkpoint, or none. Raises ResultsError."""
+        state = self._folder.state(number, repeat, note=self._note)
+        if state is None:
+            return {}
+        try:
+            path = self._storage.put(state, f"unfinished/{state.parent.name}")
+        except OSError as error:
+            raise ResultsError(f"storage {self._storage.path}: cannot be written ({error})") from None
+        return {STATE: tune.Checkpoint(path, self._storage.filesystem)}
 
 
 class DropEnded(NotInSnapshots, tune.Callback):

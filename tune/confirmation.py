@@ -13,6 +13,7 @@ Candidates are ranked on the validation set. Every repeat is scored on the test 
 by it would make it a validation set.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,6 +67,11 @@ class Confirmation:
     def ended(self) -> int:
         """The repeats that have ended."""
         return sum(len(self.of(record.number)) for record in self.candidates)
+
+    def states(self) -> Counter[str]:
+        """How the repeats have ended, in Optuna's words."""
+        ended = (repeat for record in self.candidates for repeat in self.of(record.number))
+        return Counter("FAIL" if repeat.reason else "COMPLETE" for repeat in ended)
 
     def due(self) -> list[tuple[int, int]]:
         """The repeats that can run now, as (trial, repeat); none when the winner is known."""

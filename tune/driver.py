@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from core.scores import References
 from tune.callback import SearchCallback
-from tune.checkpoints import DropEnded
+from tune.checkpoints import DropEnded, Unfinished
 from tune.confirmation import Confirmation
 from tune.ending import EndingCallback
 from tune.folder import SearchFolder
@@ -45,7 +45,7 @@ class Driver:
 
         Raises ResultsError if something cannot be written.
         """
-        searcher = StudySearcher(study, folder, progress, self._share)
+        searcher = StudySearcher(study, folder, Unfinished(folder, self.storage, progress.note), self._share)
         if searcher.left:
             self._run(
                 "search",
@@ -72,7 +72,7 @@ class Driver:
         self._run(
             "confirmation",
             confirmation.most - confirmation.ended,
-            RepeatSearcher(confirmation, folder, progress, self._share),
+            RepeatSearcher(confirmation, folder, Unfinished(folder, self.storage, progress.note), self._share),
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
             progress,

@@ -148,7 +148,8 @@ class SearchFolder:
         try:
             load_state(path, device="cpu")
         except CheckpointError as error:
-            note(f"{number}{f'-{repeat}' if repeat else ''} starts again: {error}")
+            what = f"repeat {number}-{repeat}" if repeat else f"trial {number}"
+            note(f"{what} starts again: {error}")
             return None
         return path.resolve()
 

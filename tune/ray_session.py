@@ -3,6 +3,7 @@
 `prepare_environment` must run before Ray is imported anywhere, which is why this module imports it late.
 """
 
+import fcntl
 import logging
 import os
 import shutil
@@ -11,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.interrupts import stop_later
 from tune.cluster import join
 from tune.ray_token import guard_token, make_token
 
@@ -26,6 +28,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Otherwise Ray warns that it will one day hide GPUs from workers that ask for none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # What becomes of a trial whose worker died is a line of ours; Ray prints a paragraph.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed|has been marked dead|killed due to memory pressure",
 }
 _PRIVATE = {
     "RAY_AUTH_MODE": "token",
@@ -42,6 +46,8 @@ _LONGEST_ROOT = 22
 _OBJECT_STORE_BYTES = 128 * 2**20
 #: Values are read every second, and those that are not set any more are gone after a few.
 _METRICS = {"metrics_report_interval_ms": 2000}
+#: The start of the names of our temporary folders, and the file in each that its process holds a lock on.
+_PREFIX, _LOCK = "tune-", "lock"
 #: Shares such as 1/3 are not exact.
 _ROUNDING = 1e-9
 #: What ends a search from outside: `kill`, a batch system that warns of its time limit, and a terminal that is closed.
@@ -101,24 +107,27 @@ def ray_session(
     import ray
 
     root = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="tune-", dir=root if len(root) <= _LONGEST_ROOT else "/tmp"))
     before = {number: signal.getsignal(number) for number in _ENDING}
     environment = os.environ.copy()
-    try:
-        context = join(address, verbose) if address else _start(folder, dashboard, metrics, verbose)
-        # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
-        for number, handler in before.items():
-            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
-                signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-        url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
-        yield RaySession(_nodes(), url, folder)
-    finally:
-        ray.shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.environ.clear()
-        os.environ.update(environment)
-        _remove(folder)
+    with _private_folder(Path(root if len(root) <= _LONGEST_ROOT else "/tmp")) as folder:
+        try:
+            # Ray's start has to be whole before it can be ended: half of it would leave processes behind.
+            with stop_later(lambda: None) as interrupted:
+                context = join(address, verbose) if address else _start(folder, dashboard, metrics, verbose)
+            if interrupted():
+                raise KeyboardInterrupt
+            # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
+            for number, handler in before.items():
+                if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
+                    signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+            url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
+            yield RaySession(_nodes(), url, folder)
+        finally:
+            ray.shutdown()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
@@ -137,6 +146,24 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
         _temp_dir=str(folder / "r"),  # Ray opens its folder to everyone: it stays inside ours, which is private
         _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
     )
+
+
+@contextmanager
+def _private_folder(root: Path) -> Iterator[Path]:
+    """Make a temporary folder, and remove it at the end; those of processes that were killed are removed now."""
+    for lock in root.glob(f"{_PREFIX}*/{_LOCK}"):
+        with suppress(OSError), lock.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    part = folder / f"{_LOCK}.part"
+    with part.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        part.rename(folder / _LOCK)
+        try:
+            yield folder
+        finally:
+            _remove(folder)
 
 
 def _nodes() -> tuple[Node, ...]:

@@ -6,24 +6,25 @@ from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from tune.callback import TrainingCallback, last_error, name
+from tune.checkpoints import Unfinished
 from tune.confirmation import Confirmation
 from tune.folder import SearchFolder
 from tune.progress import Progress, brief, describe
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
-from tune.trainable import EPOCH, FAILED, RESOURCES, SCORES, SETTINGS, STATE, TEST
+from tune.trainable import EPOCH, FAILED, RESOURCES, SCORES, SETTINGS, TEST
 
 
 class RepeatSearcher(NotInSnapshots, Searcher):
     """Hands out the repeats that are due. (Those of the next rung are once all of this one have ended.)"""
 
     def __init__(
-        self, confirmation: Confirmation, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+        self, confirmation: Confirmation, folder: SearchFolder, unfinished: Unfinished, resources: dict[str, float]
     ) -> None:
         super().__init__()
         self._confirmation = confirmation
         self._folder = folder
-        self._progress = progress
+        self._states = unfinished
         self._resources = resources
         self._handed_out: set[tuple[int, int]] = set()
 
@@ -35,14 +36,14 @@ class RepeatSearcher(NotInSnapshots, Searcher):
         for trial, count in due:
             if (trial, count) not in self._handed_out:
                 self._handed_out.add((trial, count))
-                state = self._folder.state(trial, count, note=self._progress.note)
-                return {
-                    "trial": trial,
-                    "repeat": count,
-                    RESOURCES: self._resources,
-                    SETTINGS: self._confirmation.config(trial, count).to_dict(),
-                    **({STATE: str(state)} if state else {}),
-                }
+                with self._folder.remembering():
+                    return {
+                        "trial": trial,
+                        "repeat": count,
+                        RESOURCES: self._resources,
+                        SETTINGS: self._confirmation.config(trial, count).to_dict(),
+                        **self._states.of(trial, count),
+                    }
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -102,10 +102,10 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
     start = time.monotonic()
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
+    sets = (validation.systems, test.systems if test else None)
     if folder.journal.exists() and not is_interrupted(study := open_study(space, folder)):
         confirmation = Confirmation(study) if space.confirm else None
-        if not (confirmation and confirmation.due()):
-            sets = (validation.systems, test.systems if test else None)
+        if not (confirmation and confirmation.due()):  # all that is left is to write it down again
             model = write_results(study, folder, validation.systems)
             with output.ending():
                 return conclude(study, folder, sets, model, confirmation, output, start)
@@ -148,9 +148,9 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
                 confirmation = Confirmation(study)
                 if confirmation.due():
                     print_candidates(confirmation)
-                    with _ending_early(), Progress("repeat", confirmation.most, console) as progress:
+                    before = confirmation.states()
+                    with _ending_early(), Progress("repeat", confirmation.most, console, before) as progress:
                         driver.run_repeats(confirmation, folder, progress, validation, test)
-            sets = (validation.systems, test.systems if test else None)
             with output.ending():
                 return conclude(study, folder, sets, model, confirmation, output, start)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from tune.checkpoints import Unfinished
 from tune.folder import SearchFolder
-from tune.progress import Progress
 from tune.snapshot import NotInSnapshots
 from tune.study import Proposal, SearchStudy
-from tune.trainable import RESOURCES, SETTINGS, STATE
+from tune.trainable import RESOURCES, SETTINGS
 
 
 class StudySearcher(NotInSnapshots, Searcher):
@@ -19,12 +19,12 @@ class StudySearcher(NotInSnapshots, Searcher):
     """
 
     def __init__(
-        self, study: SearchStudy, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+        self, study: SearchStudy, folder: SearchFolder, unfinished: Unfinished, resources: dict[str, float]
     ) -> None:
         super().__init__()
         self._study = study
         self._folder = folder
-        self._progress = progress
+        self._states = unfinished
         self._resources = resources
         with folder.writing():
             self._unfinished = deque(study.unfinished())
@@ -38,7 +38,9 @@ class StudySearcher(NotInSnapshots, Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Return the config of a Tune trial, or FINISHED, or None after a failure."""
         if self._unfinished:
-            return self._config(self._unfinished.popleft())
+            with self._folder.remembering():
+                return self._config(self._unfinished.popleft())
+            return None
         if not self._new:
             return Searcher.FINISHED
         self._new -= 1
@@ -47,12 +49,11 @@ class StudySearcher(NotInSnapshots, Searcher):
         return None
 
     def _config(self, proposal: Proposal) -> dict[str, Any]:
-        state = self._folder.state(proposal.number, note=self._progress.note)
         return {
             "trial": proposal.number,
             RESOURCES: self._resources,
             SETTINGS: proposal.config.to_dict(),
-            **({STATE: str(state)} if state else {}),
+            **self._states.of(proposal.number),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyarrow.fs import FileSystem, FileType, LocalFileSystem
+from pyarrow.fs import FileSystem, FileType, LocalFileSystem, copy_files
 
 from core.errors import UserError
 from tune.study import SearchStudy
@@ -47,6 +47,13 @@ class Storage:
             self.filesystem.create_dir(self.path)
         with self.filesystem.open_output_stream(f"{self.path}/writable"):
             pass
+
+    def put(self, file: Path, folder: str) -> str:
+        """Copy a file into a folder of this one, and return the path of that folder. Raises OSError."""
+        target = f"{self.path}/{folder}"
+        self.filesystem.create_dir(target)
+        copy_files(str(file), f"{target}/{file.name}", LocalFileSystem(), self.filesystem)
+        return target
 
     def is_here(self) -> bool:
         """Whether this machine sees the folder."""

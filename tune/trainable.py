@@ -1,6 +1,7 @@
 """One trial as Ray Tune runs it: a training of one lane, from evaluation to evaluation."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.config import Config
 from core.scores import References
+from tune.checkpoints import STATE, files_of
 from tune.folder import STATE_FILE
 from tune.training import Training
 
 #: Keys of a result. Without scores it only shows that the trial is alive; MEMORY asks for a larger share of the GPU.
 EPOCH, SCORES, TEST, FAILED, MEMORY = "epoch", "scores", "test", "failed", "memory"
-#: Keys of a trial's config: what it takes, its settings, and the state.pt that it goes on from, if there is one.
-RESOURCES, SETTINGS, STATE = "resources", "settings", "state"
+#: Keys of a trial's config: what it takes, and its settings. STATE is the checkpoint that it goes on from, if any.
+RESOURCES, SETTINGS = "resources", "settings"
 
 #: Seconds after which a step reports that it is alive, and after which it saves what it has trained. Scores depend on
 #: neither.
@@ -50,8 +52,7 @@ class TimeStepTraining(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the worker over for another trial."""
         self._settings = Config.from_mapping(new_config[SETTINGS])
-        state = new_config.get(STATE)
-        self._state = Path(state) if state else None
+        self._from: tune.Checkpoint | None = new_config.get(STATE)
         self._gpu = _gpu_share(new_config)
         self._training: Training | None = None
         self._saved = time.monotonic()
@@ -60,9 +61,7 @@ class TimeStepTraining(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or for a slice of time."""
         try:
-            self._start(self._state)
-            assert self._training is not None
-            stretch = self._training.advance(_SLICE)
+            stretch = self._started().advance(_SLICE)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -80,19 +79,19 @@ class TimeStepTraining(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write our own files. (Ray would pickle what is returned.)"""
-        self._start(self._state)
-        assert self._training is not None
-        self._training.save(Path(checkpoint_dir))
+        self._started().save(Path(checkpoint_dir))
         self._saved = time.monotonic()
 
     def load_checkpoint(self, checkpoint_dir: Any) -> None:
         """Go on from a checkpoint of this run."""
-        self._training = None
-        self._start(Path(checkpoint_dir) / STATE_FILE)
+        self._training = Training(self._settings, self._curves, self._test, Path(checkpoint_dir) / STATE_FILE)
 
-    def _start(self, state: Path | None) -> None:
+    def _started(self) -> Training:
         if self._training is None:
-            self._training = Training(self._settings, self._curves, self._test, state)
+            with files_of(self._from) if self._from else nullcontext() as folder:
+                state = folder / STATE_FILE if folder else None
+                self._training = Training(self._settings, self._curves, self._test, state)
+        return self._training
 
     def _out_of_memory(self, error: Exception) -> dict[str, Any]:
         """Fail alone, or ask for a larger share of the GPU where there is one. What was trained is let go."""

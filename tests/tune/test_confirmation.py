@@ -255,7 +255,7 @@ def test_an_interrupted_confirmation_keeps_what_has_ended(write_space: Callable[
     done = finish(search)
     assert done.returncode == 130, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "The confirmation was interrupted; what had ended is kept." in done.stdout
+    assert "The confirmation was interrupted; it goes on with: " in done.stdout
     content = json.loads((only_results(tmp_path) / "confirmation.json").read_text())
     assert content["winner"] is None
     assert 1 <= len(content["candidates"][0]["seeds"]) < 500

@@ -131,9 +131,12 @@ def test_the_commands_of_a_page_are_understood(searched: Path) -> None:
         ["python", "run/runner.py", "simulate"],
         ["python", "-m", "core.evaluation"],
         ["python", "-m", "core.evaluation"],
+        ["python", "-m", "tune.export"],
+        ["python", "-m", "tune.search"],
+        ["python", "-m", "tune.rerun"],
         ["python", "-m", "tune.report"],
     ]
-    for command in commands[:3]:
+    for command in (*commands[:2], *commands[4:7], commands[2]):
         words = command.split()
         shown = subprocess.run(
             [sys.executable, *words[1:3], "--help"], capture_output=True, text=True, check=True, timeout=60

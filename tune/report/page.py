@@ -141,7 +141,17 @@ def _commands(search: Search) -> str:
             ("Simulate with the best model", ["python", "run/runner.py", *simulate]),
             ("Score it beside the baselines", score),
             ("Score it on other systems", [*score, "--set", "eccentric"]),
+            ("Take it out of this folder", ["python", "-m", "tune.export", folder, "--out", "model.pt"]),
         ]
+    if any(record.state == "RUNNING" for record in search.records) or len(search.records) < search.space.trials:
+        resume = ["python", "-m", "tune.search", "--resume", folder]
+        commands.append(("Go on with it, where it was interrupted", resume))
+    else:
+        more = ["python", "-m", "tune.search", "--resume", folder, "--add-trials", str(search.space.trials)]
+        commands.append(("Search on, with as many trials more", more))
+    if search.best is not None:
+        rerun = ["python", "-m", "tune.rerun", folder, "--trial", str(search.best.trial)]
+        commands.append(("Repeat the best trial, alone, and compare", rerun))
     commands.append(("Write this report again", ["python", "-m", "tune.report", folder]))
     listed = "".join(f"<dt>{title}</dt><dd><pre>{escape(shlex.join(words))}</pre></dd>" for title, words in commands)
     return f"<p>In the repository's folder, with its environment active:</p><dl class=commands>{listed}</dl>"

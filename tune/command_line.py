@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--metrics",
         action="store_true",
-        help="export metrics for Prometheus: on ports that all can reach and that ask for no token",
+        help="export metrics for Prometheus, on a port that asks for no token (here it is on 127.0.0.1 only)",
     )
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases, a group for the search")
     parser.add_argument("--wandb-project", help="its project (default: AITimeStepper)")

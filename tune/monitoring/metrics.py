@@ -35,7 +35,7 @@ class Metrics(Monitor):
 
     def __init__(self, study: SearchStudy, search: str, targets: Targets) -> None:
         self._study = study
-        self.hint = f"{targets.file} tells Prometheus where they are (deploy/monitoring/README.md); open to all"
+        self.hint = f"{targets.file} tells Prometheus where they are: deploy/monitoring/README.md"
         self._search = search
         self._targets = targets
         self._scores = {key: _gauge(key, meaning, "trial") for key, meaning in SCORES.items()}

@@ -31,9 +31,11 @@ class Targets:
         now = time.time()
         if now < self._next:
             return
-        self._next = now + _REFRESH_SECONDS
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        addresses = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in nodes]
+        ports = {node["NodeManagerAddress"]: node["MetricsExportPort"] for node in nodes}
+        addresses = [f"{address}:{port}" for address, port in ports.items() if port]
+        if len(addresses) == len(ports):  # a node that has just started has no port yet
+            self._next = now + _REFRESH_SECONDS
         self.file.parent.mkdir(parents=True, exist_ok=True)
         for file in self.file.parent.glob("*.json"):
             with suppress(OSError):

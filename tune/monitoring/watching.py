@@ -8,7 +8,7 @@ class Watching:
     """How a search is watched."""
 
     dashboard: bool = True
-    #: Whether Ray exports metrics, on ports that are open to all.
+    #: Whether Ray exports metrics, on ports that ask for no token.
     metrics: bool = False
     #: The project in Weights & Biases, if it is used.
     wandb_project: str | None = None

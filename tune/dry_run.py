@@ -19,15 +19,17 @@ def this_machine() -> RaySession:
     return RaySession((Node(os.cpu_count() or 1, torch.cuda.device_count()),), dashboard=None, folder=Path())
 
 
-def dry_run(space: Space, concurrent: int, file: object) -> int:
-    """Print a space as this machine would search it; the rest are comments, so that it is a file to be searched.
+def dry_run(space: Space, concurrent: int | None, file: object) -> int:
+    """Print a space as it would be searched; the rest are comments, so that it is a file to be searched.
 
-    The trials are the sampler's first, were none to end before the last one is proposed.
+    ``concurrent`` trials fit at a time, None if that is not known before a cluster is joined. The trials are the
+    sampler's first, were none to end before the last one is proposed.
     """
-    print(f"# The space {file} as it would be searched here.")
+    print(f"# The space {file} as it would be searched.")
     print(space.to_yaml(), end="")
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
-    print(f"\n# resources: {share} a trial, {concurrent} at a time")
+    at_a_time = f"{concurrent} at a time" if concurrent else "as many at a time as the cluster has room for"
+    print(f"\n# resources: {share} a trial, {at_a_time}")
     study = SearchStudy(space, None, "dry run")
     for _ in range(min(_SAMPLES, space.trials)):
         proposal = study.ask()

@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
         if options.dry_run:
+            if options.address is not None:
+                return dry_run(space, None, file)
             return dry_run(*fit_to_machine(space, this_machine()), file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():

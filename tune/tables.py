@@ -43,7 +43,7 @@ def beside_baselines(name: str, scores: Scores, baselines: Baselines, systems: H
         lines = [["", *_IN_COMMON.values()]]
         for row, of_row in ((name, scores), *baselines.items()):
             lines.append([row, *(_format(of_row.get(key + suffix), key) for key in _IN_COMMON)])
-        tables.append(f"{systems.name} set, {_periods(horizon)}, baselines at the same rel_dE:\n{_layout(lines)}")
+        tables.append(f"{systems.name} set, {_over(systems, horizon)}, baselines at the same rel_dE:\n{_layout(lines)}")
     return "\n\n".join(tables)
 
 
@@ -73,12 +73,13 @@ def test_table(confirmation: Confirmation, baselines: Baselines, systems: HeldOu
             lines.append([f"trial {record.number}", *(_spread(summary, key + suffix) for key in keys)])
         for name, scores in baselines.items():
             lines.append([name, *(_format(scores.get(key + suffix), key) for key in keys)])
-        tables.append(f"{systems.name} set, {_periods(horizon)}:\n{_layout(lines)}")
+        tables.append(f"{systems.name} set, {_over(systems, horizon)}:\n{_layout(lines)}")
     return "\n\n".join(tables)
 
 
-def _periods(horizon: int) -> str:
-    return "1 period" if horizon == 1 else f"{horizon} periods"
+def _over(systems: HeldOut, horizon: int) -> str:
+    unit = "period" if systems.config.num_particles == 2 else "crossing time"
+    return f"1 {unit}" if horizon == 1 else f"{horizon} {unit}s"
 
 
 def _spread(summary: Mapping[str, Mapping[str, Any]], key: str) -> str:

@@ -23,7 +23,9 @@ def test_shipped_spaces_ask_a_question_and_every_draw_makes_a_config() -> None:
         space = load_space(find_space(name))
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
         for _ in range(100):
-            config = space.config(space.draw(study.ask()))
+            if space.forbids(drawn := space.draw(study.ask())):
+                continue
+            config = space.config(drawn)
             assert config.bounds_relative
             assert not (config.feature_type == "delta_mag" and config.history_len == 0)
 
@@ -155,7 +157,7 @@ def test_an_existing_file_wins_over_a_shipped_space(tmp_path: Path, monkeypatch:
     Path("spaces").mkdir()
     Path("spaces/history.yaml").write_text("")
     assert str(find_space("spaces/history.yaml")) == str(tmp_path / "spaces/history.yaml")
-    with pytest.raises(UserError, match=r"no such file.*history, long_run, quick, step_rule; did you mean `history`"):
+    with pytest.raises(UserError, match=r"no such file.*history, .*quick, .*three_body; did you mean `history`"):
         find_space("elsewhere/histroy.yaml")
 
 

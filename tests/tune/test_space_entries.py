@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import UserError
 from tests.tune.conftest import load_values
-from tests.tune.searches import run_search
+from tests.tune.searches import load_study, only_results, run_search, trials_table
 from tune.overrides import override
 from tune.search import main
 from tune.space import find_space, load_space, shipped_spaces
@@ -132,6 +132,36 @@ def test_a_dry_run_refuses_what_a_search_would(
     assert line.startswith("tune.search: ")
     assert message in line
     assert captured.out == ""
+
+
+def test_a_search_of_three_bodies_with_entries_set(tmp_path: Path) -> None:
+    """Its curves come with the package. One parameter exists in some trials only, and no trial keeps the limit."""
+    entries = [
+        *("trials=3", "scheduler=none", "sampler=random", "confirm=null", "resources={cpu: 1}"),
+        *("fixed.epochs=2", "fixed.evaluate_every=0", "fixed.hidden_dims=[8]", "fixed.steps_per_epoch=4"),
+        "parameters.optimizer={choice: [adam, sgd]}",
+        "parameters.momentum={float: [0.5, 0.9], step: 0.2, only: {optimizer: sgd}}",
+        *("forbid=[{feature_type: [basic, delta_mag]}]", "constraints=[steps_per_orbit <= 1]"),
+    ]
+    arguments = [word for entry in entries for word in ("--set", entry)]
+    arguments = ["--space", "three_body", "--no-dashboard", *arguments]
+    run = run_search(*arguments, folder=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "measuring" not in run.stdout
+    assert "momentum          0.5 to 0.9, step 0.2; only where optimizer is sgd" in run.stdout
+    assert "No trial kept rel_dE <= 0.01, steps_per_orbit <= 1: the first is the nearest to it." in run.stdout
+    assert run.stdout.count("steps_per_orbit <= 1\n") >= 3
+    assert "validation set, 1 crossing time, baselines at the same rel_dE:" in run.stdout
+    rows = trials_table(tmp_path)
+    assert [row["state"] for row in rows] == ["COMPLETE"] * 3
+    assert {row["feature_type"] for row in rows} == {"rich"}
+    assert all((row["momentum"] in ("0.5", "0.7", "0.9")) == (row["optimizer"] == "sgd") for row in rows)
+    assert all((row["momentum"] == "") == (row["optimizer"] == "adam") for row in rows)
+    study = load_study(only_results(tmp_path))
+    ran = [trial for trial in study.trials if "skipped" not in trial.user_attrs]
+    assert [str(trial.number) for trial in ran] == [row["number"] for row in rows]
+    assert all(trial.constraints["steps_per_orbit <= 1"] > 0 for trial in ran)
+    assert load_space(only_results(tmp_path) / "space.yaml").trials == 3
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Ray Tune's callbacks: keep checkpoints and the table of trials, and feed the display."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
 from tune.study import SearchStudy
 from tune.trainable import EPOCH, SCORES
+
+#: The table of trials is written for at most one part in so many of the time.
+_TABLE_SHARE = 50
 
 
 class TrainingCallback(NotInSnapshots, tune.Callback):
@@ -63,6 +67,9 @@ class SearchCallback(TrainingCallback):
     def __init__(self, study: SearchStudy, folder: SearchFolder, progress: Progress) -> None:
         super().__init__(folder, progress, study.ranking)
         self._study = study
+        #: When trials.csv is written again: it has a row for every trial, so that writing it for every trial would
+        #: cost their number squared. `tune.search` writes it at the end.
+        self._next_table = 0.0
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Write down a trial's end."""
@@ -84,7 +91,9 @@ class SearchCallback(TrainingCallback):
                 best=[self._folder.checkpoint(record.number) for record in best],
                 unfinished=[self._folder.checkpoint(one.number) for one in records if one.state == "RUNNING"],
             )
-            self._folder.write_trials(records)
+            if (began := time.monotonic()) >= self._next_table:
+                self._folder.write_trials(records)
+                self._next_table = time.monotonic() + _TABLE_SHARE * (time.monotonic() - began)
         if not self._folder.failure:
             record, ranking = self._study.record(number(trial)), self._study.ranking
             leader: list[str] = []

@@ -41,19 +41,20 @@ class Driver:
     def run_trials(
         self, study: SearchStudy, folder: SearchFolder, progress: Progress, validation: References
     ) -> None:
-        """Run trials until the study has as many as its space says, or until SIGINT.
+        """Run trials until the study has as many as its space says or is over, until its time is, or until SIGINT.
 
         Raises ResultsError if something cannot be written.
         """
         searcher = StudySearcher(study, folder, Unfinished(folder, self.storage, progress.note), self._share)
         if searcher.left:
-            self._run(
+            study.timed_out = self._run(
                 "search",
                 searcher.left,
                 searcher,
                 StudyScheduler(study, folder),
                 [SearchCallback(study, folder, progress), *self.monitors],
                 progress,
+                study.space.time_budget,
                 curves=validation,
             )
 
@@ -76,6 +77,7 @@ class Driver:
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
             progress,
+            None,
             curves=validation,
             test=test,
         )
@@ -93,11 +95,13 @@ class Driver:
         scheduler: TrialScheduler,
         callbacks: list[tune.Callback],
         progress: Progress,
+        seconds: float | None,
         **held_out: Any,
-    ) -> None:
+    ) -> bool:
+        """Run Tune; return whether it was ended because so many seconds were over."""
         trainable = tune.with_parameters(self.trainable, **held_out)
         trainable.__qualname__ = self.trainable.__qualname__  # Ray's dashboard would show `_Inner`
-        with EndingCallback(progress.note) as ending:
+        with EndingCallback(progress.note, seconds) as ending:
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -121,6 +125,7 @@ class Driver:
                 ),
             )
             tuner.fit()
+            return ending.timed_out
 
 
 def _name(trial: Trial) -> str:

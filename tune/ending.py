@@ -1,5 +1,6 @@
 """A run that is told to end: running trainings save first, so that nothing they did is lost."""
 
+import math
 import os
 import signal
 import time
@@ -23,11 +24,14 @@ class EndingCallback(NotInSnapshots, tune.Callback):
     """Ends a run in its context at SIGINT or SIGUSR1, once what was running has saved. A second one interrupts at once.
 
     (SIGTERM and SIGHUP come as SIGINT, see `tune.ray_session`.) Tune itself would end at once. Its own handler is what
-    it offers to be ended by, so that is what is called in the end.
+    it offers to be ended by, so that is what is called in the end. After so many ``seconds`` the run ends likewise.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    def __init__(self, note: Callable[[str], None], seconds: float | None = None) -> None:
         self._note = note
+        self._until = math.inf if seconds is None else time.monotonic() + seconds
+        #: Whether it was time that ended the run.
+        self.timed_out = False
         self._end_tune: Callable[[int, FrameType | None], Any] | None = None
         self._asked = False
         self._deadline = 0.0
@@ -67,6 +71,8 @@ class EndingCallback(NotInSnapshots, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """End Tune's run when everything has saved, or has had its time."""
+        if not self._asked and time.monotonic() > self._until:
+            self._asked = self.timed_out = True
         if not self._asked:
             return
         running = {trial.trial_id for trial in trials if trial.status == Trial.RUNNING}

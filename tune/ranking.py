@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
+
 from tune.constraints import Constraint
 from tune.objectives import error_of, score
 
@@ -86,6 +88,18 @@ class Ranking:
         """The same number, more is better."""
         value = self.value(scores)
         return value if score(self.first).direction == "maximize" else -value
+
+    def front(self, trials: Mapping[int, Scores]) -> set[int]:
+        """Of trials by number, those within all limits that no other one within them is better than in everything."""
+        within = [number for number, scores in trials.items() if self.excess(scores) <= 0]
+        signs = [1.0 if direction == "maximize" else -1.0 for direction in self.directions]
+        table = [[trials[number][name] for name in self.objectives] for number in within]
+        values = np.array(table).reshape(-1, len(signs)) * signs
+        return {
+            number
+            for number, own in zip(within, values, strict=True)
+            if not ((values >= own).all(1) & (values > own).any(1)).any()
+        }
 
     def __str__(self) -> str:
         """What a trial must keep."""

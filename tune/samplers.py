@@ -5,7 +5,7 @@ Optuna's own would not be).
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -38,6 +38,8 @@ class _Entry(BaseModel):
     several: ClassVar[bool] = True
     #: Whether it models only the parameters that every trial has; the others are drawn at random.
     common_only: ClassVar[bool] = False
+    #: Whether it models numbers only; choices are drawn at random.
+    numbers_only: ClassVar[bool] = False
 
     def build(self, asking: Asking) -> optuna.samplers.BaseSampler:
         """Make the sampler for a trial."""
@@ -47,10 +49,6 @@ class _Entry(BaseModel):
 
     def _build(self, asking: Asking, options: dict[str, Any]) -> optuna.samplers.BaseSampler:
         raise NotImplementedError
-
-    def at_random(self, conditional: Iterable[str], categorical: Iterable[str]) -> list[str]:
-        """Those of the parameters that it draws at random, of the conditional ones and those that are choices."""
-        return list(conditional) if self.common_only else []
 
 
 class TPE(_Entry):
@@ -99,6 +97,7 @@ class CMAES(_Entry):
 
     several = False
     common_only = True
+    numbers_only = True
 
     name: Literal["cmaes"]
     n_startup_trials: Count = Field(1, description="random trials before the first generation")
@@ -117,10 +116,6 @@ class CMAES(_Entry):
         from tune.optuna_samplers import ReplayedCmaEs
 
         return ReplayedCmaEs(seed=asking.seed, warn_independent_sampling=False, **options)
-
-    def at_random(self, conditional: Iterable[str], categorical: Iterable[str]) -> list[str]:
-        """Those of the parameters that it draws at random, of the conditional ones and those that are choices."""
-        return list(dict.fromkeys([*conditional, *categorical]))
 
 
 class NSGA2(_Entry):

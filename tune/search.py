@@ -36,15 +36,18 @@ from tune.study import SearchStudy
 from tune.summary import (
     print_candidates,
     print_confirmation,
+    print_ending,
     print_machine,
     print_model,
     print_question,
     print_resumed,
     print_trials,
+    print_warm_start,
     print_watching,
     resume_command,
 )
 from tune.tables import Baselines
+from tune.warm_start import WarmStart, take_over
 
 _ALL_FAILED = 1
 
@@ -102,6 +105,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
     Its folder may have trials already. Return the exit status.
     """
     start = time.monotonic()
+    warm = WarmStart([], 0) if folder.journal.exists() else WarmStart.of(space)
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
     sets = (validation.systems, test.systems if test else None)
@@ -121,11 +125,14 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, dropped_gpu)
+        print_warm_start(warm, space)
         try:
             if not folder.journal.exists():
                 folder.create(fitted)
                 folder.lock()
             study = open_study(fitted, folder)
+            with folder.writing():
+                take_over(study, warm)
             if shared:
                 with folder.writing():
                     remember(shared, study)
@@ -208,8 +215,9 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
 
 
 def is_interrupted(study: SearchStudy) -> bool:
-    """Whether trials are missing."""
-    return sum(record.state != "RUNNING" for record in study.records()) < study.space.trials
+    """Whether trials are missing that were to be run."""
+    ended = [record.state != "RUNNING" for record in study.records()]
+    return not (study.timed_out or sum(ended) >= study.space.trials or (all(ended) and study.over))
 
 
 def write_results(study: SearchStudy, folder: SearchFolder, systems: HeldOut) -> Path | None:
@@ -285,6 +293,7 @@ def conclude(
         confirmed, baselines = write_confirmed(confirmation, folder, test)
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
+    print_ending(study, folder)
     report = report_of(folder)
     print_model(model, report, folder)
     output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))

@@ -33,7 +33,7 @@ class StudySearcher(NotInSnapshots, Searcher):
     @property
     def left(self) -> int:
         """The trials that are still to be handed out."""
-        return len(self._unfinished) + self._new
+        return len(self._unfinished) + (0 if self._study.over else self._new)
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of a Tune trial, or FINISHED, or None after a failure."""
@@ -41,7 +41,7 @@ class StudySearcher(NotInSnapshots, Searcher):
             with self._folder.remembering():
                 return self._config(self._unfinished.popleft())
             return None
-        if not self._new:
+        if not self._new or self._study.over:
             return Searcher.FINISHED
         self._new -= 1
         with self._folder.remembering():

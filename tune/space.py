@@ -154,6 +154,10 @@ class Space(BaseModel):
             named[key + suffix] = self.parameters[key].stored(domain, value)
         return named
 
+    def has_every(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether parameters are a whole configuration."""
+        return all(key in parameters for key, one in self.parameters.items() if one.exists(parameters))
+
     def as_drawn(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return parameters that were written by hand as a trial would have them: 1 is 1.0 where it is a float."""
         written = {key: (self.parameters[key], value) for key, value in parameters.items()}
@@ -175,6 +179,16 @@ class Space(BaseModel):
             for key, parameter in self.parameters.items()
             for suffix, distribution in parameter.distributions.items()
         }
+
+    @property
+    def drawn_at_random(self) -> list[str]:
+        """The parameters that the sampler does not model."""
+        common, numbers = self.sampler.common_only, self.sampler.numbers_only
+        return [
+            key
+            for key, parameter in self.parameters.items()
+            if (common and (parameter.when or parameter.only)) or (numbers and parameter.kind == "choice")
+        ]
 
     @property
     def ranking(self) -> Ranking:

@@ -6,9 +6,10 @@ user attribute `reason`, and one that was interrupted stays RUNNING. What belong
 (baselines, repeats) is an attribute of the study: a trial without parameters would spoil the sampler's search space.
 """
 
+import heapq
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
-from tune.proposals import SKIPPED, Proposals, is_own
+from tune.proposals import ORIGIN, SKIPPED, Proposals, is_own
 from tune.ranking import Scores
 from tune.seeds import TRIAL, derived_seed
 from tune.space import Space
 
 #: Attribute of a trial that early stopping has decided about: the epoch after which it ends.
 _STOPPED = "stopped"
+_COMPLETE = TrialState.COMPLETE.name
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,21 @@ class TrialRecord:
     pareto: bool | None = None
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """A trial of an older search that ended."""
+
+    origin: str
+    state: str
+    reason: str
+    epochs: int
+    #: Those that the space of this search knows, too.
+    parameters: dict[str, Any]
+    scores: dict[str, float]
+    #: What early stopping was told, by epoch, if it is the same as here.
+    curve: dict[int, float]
+
+
 class SearchStudy:
     """Ask for trials, report their scores, be told when to stop them, and say how they ended.
 
@@ -77,7 +94,12 @@ class SearchStudy:
             )
         self._several = len(self.ranking.objectives) > 1
         self._first_objective = FirstObjective(self._study, storage)
+        #: Whether the time budget of this run is over.
+        self.timed_out = False
         self._running: dict[int, Trial] = {}
+        #: Of trials that have ended.
+        self._ended: dict[int, TrialRecord] = {}
+        self._merits: dict[int, float] = {}
         self._proposals = Proposals(self._study, space)
 
     def ask(self) -> Proposal:
@@ -108,6 +130,10 @@ class SearchStudy:
         proposals = []
         for frozen in self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             attributes, number = frozen.user_attrs, frozen.number
+            if ORIGIN in attributes:  # the search was killed while it took over an older one
+                self._study.sampler = optuna.samplers.RandomSampler()
+                self._study.tell(number, state=TrialState.FAIL)
+                continue
             if SKIPPED not in attributes and not ("parameters" in attributes and "seed" in attributes):
                 proposals.append(self._start(*self._proposals.make_again(frozen)))
                 continue
@@ -132,9 +158,11 @@ class SearchStudy:
         trial, curve = self._running.get(number), curve_of(self._frozen(number))
         if trial is None or epoch in curve:
             return
-        value = self.ranking.value(scores)
         # The curve comes last: an epoch that it has is not taken again.
         trial.set_user_attr("scores", dict(scores))
+        self._add_to_curve(trial, curve, epoch, self.ranking.value(scores))
+
+    def _add_to_curve(self, trial: Trial, curve: Mapping[int, float], epoch: int, value: float) -> None:
         if self._several:
             trial.set_user_attr(CURVE, {**{str(step): kept for step, kept in curve.items()}, str(epoch): value})
         else:
@@ -166,13 +194,15 @@ class SearchStudy:
         if (trial := self._running.pop(number, None)) is None:
             return None
         trial.set_user_attr("epochs", epoch)
+        return self._tell(trial, scores, stopped=epoch < self.space.epochs)
+
+    def _tell(self, trial: Trial, scores: Scores, stopped: bool) -> None:
         for name, excess in self.ranking.excesses(scores).items():
             trial.set_constraint(name, excess)
-        if epoch < self.space.epochs:
+        if stopped:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, [scores[key] for key in self.ranking.objectives])
-        return None
 
     def fail(self, number: int, epoch: int, reason: str) -> None:
         """End a trial as FAIL."""
@@ -181,20 +211,57 @@ class SearchStudy:
             trial.set_user_attr("reason", reason)
             self._study.tell(trial, state=TrialState.FAIL)
 
+    def take_over(self, earlier: Earlier) -> None:
+        """Add a trial of an older search: samplers and pruners learn from it, but it is none of this search."""
+        named = self.space.stored(earlier.parameters)
+        self._study.sampler = optuna.samplers.RandomSampler()
+        attributes = {ORIGIN: earlier.origin, "parameters": earlier.parameters, "scores": earlier.scores}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                params=named,
+                distributions={name: self.space.distributions[name] for name in named},
+                user_attrs=attributes,
+            )
+        )
+        number = len(self._study.get_trials(deepcopy=False)) - 1
+        trial = Trial(self._study, self._frozen(number)._trial_id)
+        if earlier.state == TrialState.FAIL.name:
+            trial.set_user_attr("reason", earlier.reason)
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        curve = earlier.curve or {earlier.epochs: self.ranking.value(earlier.scores)}
+        for epoch in sorted(curve):
+            self._add_to_curve(trial, curve_of(self._frozen(number)), epoch, curve[epoch])
+            # A pruner writes down the rungs that a trial reaches when it is asked.
+            self._first_objective.should_prune(self._pruner, self._frozen(number))
+        self._tell(trial, earlier.scores, stopped=earlier.state == TrialState.PRUNED.name)
+
     @property
     def trials(self) -> list[FrozenTrial]:
         """Every trial that was to be run, as Optuna knows it. (Numbers have gaps where a proposal was not run.)"""
         return [trial for trial in self._study.get_trials(deepcopy=False) if is_own(trial)]
 
     def records(self) -> list[TrialRecord]:
-        """What is known about these."""
-        # Optuna leaves out those that break a constraint, such as the limit of the energy error.
-        front = {trial.number for trial in self._study.best_trials} if self._several else None
-        return [_record(trial, front) for trial in self.trials]
+        """What is known about these, by number."""
+        found = [self._known(trial) for trial in self.trials]
+        if not self._several:
+            return found
+        front = self.ranking.front({record.number: record.scores for record in found if record.state == _COMPLETE})
+        return [replace(record, pareto=record.number in front) for record in found]
+
+    def _known(self, trial: FrozenTrial) -> TrialRecord:
+        """What is known of a trial. It is kept once the trial has ended: nothing changes."""
+        if (kept := self._ended.get(trial.number)) is not None:
+            return kept
+        record = _record(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = record
+        return record
 
     def record(self, number: int) -> TrialRecord:
         """One trial, without its place on the Pareto front."""
-        return _record(self._frozen(number), None)
+        return _record(self._frozen(number))
 
     def curve(self, number: int) -> dict[int, float]:
         """What early stopping was told of a trial, by epoch."""
@@ -202,16 +269,21 @@ class SearchStudy:
 
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
-        complete = [record for record in self.records() if record.state == TrialState.COMPLETE.name]
-        return sorted(complete, key=lambda record: self.ranking.merit(record.scores), reverse=True)[:count]
+        complete = [record for trial in self.trials if (record := self._known(trial)).state == _COMPLETE]
+        return heapq.nlargest(count, complete, key=lambda record: self._merit(record.number, record.scores))
+
+    def _merit(self, number: int, scores: Scores) -> float:
+        if number not in self._merits:
+            self._merits[number] = self.ranking.merit(scores)
+        return self._merits[number]
 
     def _in_vain(self) -> int:
         """The trials that have ended since the last one that was better than all before it."""
-        ended = [trial for trial in self.trials if is_own(trial) and trial.datetime_complete is not None]
+        ended = [trial for trial in self.trials if trial.datetime_complete is not None]
         best, in_vain = -math.inf, 0
         for trial in sorted(ended, key=lambda trial: (trial.datetime_complete, trial.number)):
             done = trial.state == TrialState.COMPLETE
-            merit = self.ranking.merit(trial.user_attrs["scores"]) if done else -math.inf
+            merit = self._merit(trial.number, trial.user_attrs["scores"]) if done else -math.inf
             best, in_vain = (merit, 0) if merit > best else (best, in_vain + 1)
         return in_vain
 
@@ -236,7 +308,7 @@ class SearchStudy:
         return self._study.get_trials(deepcopy=False)[number]
 
 
-def _record(trial: FrozenTrial, front: set[int] | None) -> TrialRecord:
+def _record(trial: FrozenTrial) -> TrialRecord:
     attributes: Mapping[str, Any] = trial.user_attrs
     return TrialRecord(
         number=trial.number,
@@ -246,5 +318,4 @@ def _record(trial: FrozenTrial, front: set[int] | None) -> TrialRecord:
         epochs=attributes.get("epochs", max(curve_of(trial), default=0)),
         parameters=attributes.get("parameters", {}),
         scores=attributes.get("scores", {}),
-        pareto=None if front is None else trial.number in front,
     )

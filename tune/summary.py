@@ -14,10 +14,11 @@ from tune.confirmation import Confirmation
 from tune.folder import SearchFolder
 from tune.objectives import score
 from tune.parameters import Parameter, as_text
-from tune.progress import WORDS
+from tune.progress import WORDS, clock
 from tune.space import Space
 from tune.study import SearchStudy, TrialRecord
 from tune.tables import Baselines, beside_baselines, repeats_table, test_table, trials_table
+from tune.warm_start import WarmStart
 
 
 def print_question(space: Space, file: object) -> None:
@@ -30,7 +31,16 @@ def print_question(space: Space, file: object) -> None:
     every = space.example().evaluate_every
     scored = f"after every {every} epochs" if every > 1 else "after every epoch" if every else "at the end"
     _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
-    _line("sampler", f"{space.sampler.name}, seed {space.seed}")
+    at_random = space.drawn_at_random
+    unmodelled = f"; it draws {', '.join(at_random)} at random" if at_random else ""
+    _line("sampler", f"{space.sampler.name}, seed {space.seed}{unmodelled}")
+    if space.enqueue:
+        _line("first", f"{len(space.enqueue)} configurations that are known to be good")
+    ends = [f"{clock(space.time_budget)} of time"] if space.time_budget is not None else []
+    if space.patience is not None:
+        ends.append(f"{space.patience} trials in a row without a better best")
+    if ends:
+        _line("ends after", " or ".join(ends))
     ranking = space.ranking
     highest = "highest" if score(ranking.first).direction == "maximize" else "lowest"
     _line("best", f"the {highest} {ranking.first} with {ranking}")
@@ -54,6 +64,13 @@ def print_machine(space: Space, folder: SearchFolder, concurrent: int, dropped_g
     dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
     _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
     _line("results", folder.path)
+
+
+def print_warm_start(warm: WarmStart, space: Space) -> None:
+    """Say what an older search has to say here."""
+    if space.warm_start is not None and (warm.trials or warm.left_out):
+        left_out = f" ({warm.left_out} have no parameters, or no scores, that count here)" if warm.left_out else ""
+        _line("warm start", f"from {len(warm.trials)} trials of {space.warm_start}{left_out}")
 
 
 def print_watching(folder: SearchFolder, dashboard: str | None, hints: Mapping[str, str]) -> None:
@@ -88,6 +105,15 @@ def print_trials(
         print("No trial ran to its end, so there is no best model.")
     if (table := folder.path / "trials.csv").exists():
         _line("all trials", table)
+
+
+def print_ending(study: SearchStudy, folder: SearchFolder) -> None:
+    """Say why a search has ended with fewer trials than it may have."""
+    ended = sum(record.state != "RUNNING" for record in study.records())
+    if ended < study.space.trials and study.timed_out:
+        print(f"\nThe time budget is over after {ended} trials; it goes on for as long with: {resume_command(folder)}")
+    elif ended < study.space.trials and study.over:
+        print(f"\nThe search ended after {ended} trials: {study.over}.")
 
 
 def print_candidates(confirmation: Confirmation) -> None:

@@ -75,6 +75,11 @@ def trials_table(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def load_study_of(journal: Path) -> optuna.Study:
+    """The only study of a journal, as Optuna reads it."""
+    return optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(journal))))
+
+
 def load_study(results: Path) -> optuna.Study:
     """The study of a search, as Optuna reads it."""
     backend = JournalFileBackend(str(results / "study.journal"))

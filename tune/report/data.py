@@ -19,6 +19,7 @@ from core.scores import baseline_scores
 from core.work_precision import BASELINES, Curve, curves_of, has_curve
 from tune.folder import SearchFolder
 from tune.opening import Best, best_model, open_search, read_json
+from tune.proposals import is_own
 from tune.ranking import Ranking
 from tune.space import Space
 from tune.study import TrialRecord
@@ -145,7 +146,7 @@ def read_search(path: Path, say: Say) -> Search:
         space=space,
         ranking=study.ranking,
         records=study.records(),
-        trials=study.trials,
+        trials=[trial for trial in study.trials if is_own(trial)],
         ranked=ranked,
         objectives=dict(zip(space.objectives, upwards, strict=True)),
         best=best_model(folder, ranked),

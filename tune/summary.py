@@ -48,11 +48,15 @@ def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
     _line("goes on", f"{folder.path}: {states.total()} trials have ended, {started} had started, {missing} to come")
 
 
-def print_machine(space: Space, folder: SearchFolder, concurrent: int, dropped_gpu: float) -> None:
+def print_machine(space: Space, folder: SearchFolder, concurrent: int, packs: int, dropped_gpu: float) -> None:
     """Say what it takes of the machine, and where its results go."""
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
     dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
-    _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
+    if packs:
+        count = f"{packs} pack{'s' if packs > 1 else ''} of up to {space.lanes}"
+        _line("resources", f"{share} a pack{dropped}; {concurrent} trials at a time, in {count}")
+    else:
+        _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
     _line("results", folder.path)
 
 

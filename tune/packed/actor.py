@@ -3,12 +3,14 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray import ObjectRef
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.config import Config
@@ -48,16 +50,17 @@ class PackActor:
     """Trains the trials that attach, all those of one :func:`core.pack.pack_key` in one pack of up to ``lanes``.
 
     No result depends on who else is here, nor on when: trials are independent, and when several are due to be scored
-    they only wait for each other. ``curves`` and ``test`` are the sets that trials are scored on: at every evaluation,
-    and at the end as well.
+    they only wait for each other. ``held_out`` holds the two sets that trials are scored on: at every evaluation, and
+    at the end as well if there is one. (A list: Ray complains of actors that may start again from large arguments.)
     """
 
-    def __init__(self, number: int, lanes: int, threads: int, curves: References, test: References | None) -> None:
+    def __init__(self, number: int, lanes: int, threads: int, held_out: "Sequence[ObjectRef[Any]]") -> None:
         # Threads beyond the share would fight those of the packs beside.
         torch.set_num_threads(threads)
         self._number = number
         self._lanes = lanes
-        self._curves, self._test = curves, test
+        self._curves: References = ray.get(held_out[0])
+        self._test: References | None = ray.get(held_out[1])
         self._trials: dict[str, _Trial] = {}
         self._packs: list[tuple[str, TrainingPack]] = []
         self._scoring = 0.0
@@ -65,9 +68,10 @@ class PackActor:
         self._loop: asyncio.Task[None] | None = None
 
     async def attach(self, name: str, incarnation: int, config: Mapping[str, Any], files: Files) -> None:
-        """Begin a trial, or go on with it from the files of a checkpoint. The newest incarnation takes the older's place.
+        """Begin a trial, or go on with it from the files of a checkpoint.
 
-        ``config`` is the trial's, as Ray has it. Raises RuntimeError if a newer incarnation is here.
+        ``config`` is the trial's, as Ray has it. The newest incarnation takes the place of an older one. Raises
+        RuntimeError if a newer one is here.
         """
         here = self._trials.get(name)
         if here is not None:
@@ -132,9 +136,9 @@ class PackActor:
                     raise RuntimeError(trial.result[FAILED])
             scores = told.get(SCORES, {}) if told.get(EPOCH) == pause else {}
         with tempfile.TemporaryDirectory() as folder:
-            files = [Path(folder) / MODEL_FILE, Path(folder) / STATE_FILE]
-            pack.save(name, *files, scores)
-            content = {file.name: file.read_bytes() for file in files}
+            model, state = Path(folder) / MODEL_FILE, Path(folder) / STATE_FILE
+            pack.save(name, model, state, scores)
+            content = {file.name: file.read_bytes() for file in (model, state)}
         pack.train_until(name, trial.target)
         self._work.set()
         return content
@@ -211,7 +215,7 @@ class PackActor:
             self._take(members[event.key], event)
 
     def _score(self, pack: TrainingPack, members: Mapping[str, _Trial]) -> None:
-        """Have those that are due scored in one batch, once there are enough of them or they have waited long enough."""
+        """Have those that are due scored in one batch, once they are many or have waited long enough."""
         due = {name: trial.due for name, trial in members.items() if trial.due is not None}
         if not due:
             return

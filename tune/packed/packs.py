@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.tune.search import Searcher
 
 from core.config import Config
@@ -36,12 +35,10 @@ class Packs:
         actor = ray.remote(PackActor).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_restarts=-1, max_concurrency=1000
         )
-        held_out = [ray.put(curves), ray.put(test)]
+        #: Kept for as long as an actor may start again.
+        self._held_out = [ray.put(curves), ray.put(test)]
         threads = max(1, int(resources.cpu))
-        self.actors: list[ActorHandle[Any]] = [
-            actor.remote(number, lanes, threads, *held_out) for number in range(count)
-        ]
-        self._lanes = lanes
+        self.actors: list[Any] = [actor.remote(number, lanes, threads, self._held_out) for number in range(count)]
         self._places: dict[str, tuple[int, str]] = {}
 
     def place(self, name: str, settings: Mapping[str, Any], among: int) -> int:

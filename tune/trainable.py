@@ -20,7 +20,7 @@ RESOURCES, SETTINGS, STATE = "resources", "settings", "state"
 
 #: Seconds after which a step reports that it is alive, and after which it saves what it has trained. Scores depend on
 #: neither.
-_SLICE, _UNSAVED = 1.0, 30.0
+SLICE, UNSAVED = 1.0, 30.0
 
 
 class TimeStepTraining(tune.Trainable):
@@ -62,7 +62,7 @@ class TimeStepTraining(tune.Trainable):
         try:
             self._start(self._state)
             assert self._training is not None
-            stretch = self._training.advance(_SLICE)
+            stretch = self._training.advance(SLICE)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -74,7 +74,7 @@ class TimeStepTraining(tune.Trainable):
             result |= {SCORES: stretch.scores, SHOULD_CHECKPOINT: True}
         if stretch.test:
             result[TEST] = stretch.test
-        if time.monotonic() - self._saved > _UNSAVED:
+        if time.monotonic() - self._saved > UNSAVED:
             result[SHOULD_CHECKPOINT] = True
         return result
 

@@ -14,17 +14,15 @@ from ray import ObjectRef
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.config import Config
-from core.lane import EpochRecord
 from core.pack import pack_key
 from core.scores import References
 from core.training_pack import Event, TrainingPack
 from tune.folder import MODEL_FILE, STATE_FILE
 from tune.packed.client import Files
-from tune.trainable import EPOCH, FAILED, SCORES, TEST
+from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, SLICE, STATE, TEST, UNSAVED
 
-#: Seconds after which a trial reports that it is alive. With many trials a multiple: the driver reads some hundred
-#: reports a second at most, and takes its time from the packs.
-_SLICE, _TRIALS_A_SECOND = 1.0, 16
+#: Signs of life a second, of all trials together: each costs the driver some milliseconds, which the packs do not get.
+_SIGNS_OF_LIFE = 16
 
 
 @dataclass
@@ -37,7 +35,7 @@ class _Trial:
     target: int = 0
     due: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
-    last: EpochRecord | None = None
+    saved: float = field(default_factory=time.monotonic)
     #: What the client is to be told next, and whether it has been told.
     result: dict[str, Any] | None = None
     told: bool = False
@@ -67,28 +65,36 @@ class PackActor:
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
-    async def attach(self, name: str, incarnation: int, config: Mapping[str, Any], files: Files) -> None:
+    async def attach(
+        self, name: str, incarnation: int, config: Mapping[str, Any], files: Files, told: Mapping[str, Any]
+    ) -> None:
         """Begin a trial, or go on with it from the files of a checkpoint.
 
-        ``config`` is the trial's, as Ray has it. The newest incarnation takes the place of an older one. Raises
-        RuntimeError if a newer one is here.
+        ``config`` is the trial's, as Ray has it, and ``told`` the last result that Ray was told. The newest incarnation
+        takes the place of an older one. Raises RuntimeError if a newer one is here.
         """
         here = self._trials.get(name)
         if here is not None:
             if here.incarnation > incarnation:
                 raise RuntimeError(f"a newer incarnation of trial {name} has taken its place.")
             await self.release(name)
-        settings = Config.from_mapping(config["settings"])
+        settings = Config.from_mapping(config[SETTINGS])
         pack = self._pack_for(settings)
-        if STATE_FILE in files:
-            with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder:
+            state = Path(config[STATE]) if STATE in config else None
+            if STATE_FILE in files:
                 state = Path(folder) / STATE_FILE
                 state.write_bytes(files[STATE_FILE])
-                pack.attach(name, state, **settings.to_dict())
-        else:
-            pack.attach(name, settings)
+            pack.attach(name, state or settings, **settings.to_dict())
         trial = self._trials[name] = _Trial(incarnation, settings, pack)
-        self._go_on(name, trial)
+        epoch = pack.epoch(name)
+        known = epoch == 0 or (told.get(EPOCH) == epoch and SCORES in told)
+        if not known and epoch == _next_evaluation(settings, epoch - 1):
+            # It was saved where it was to be scored; whether Ray ever heard of these scores, nobody knows.
+            trial.target, trial.due = epoch, time.monotonic()
+            self._work.set()
+        else:
+            self._go_on(name, trial)
         if self._loop is None:
             self._loop = asyncio.create_task(self._train())
 
@@ -102,7 +108,7 @@ class PackActor:
             return None
         if trial.told:
             self._go_on(name, trial)
-        until = time.monotonic() + max(_SLICE, len(self._trials) / _TRIALS_A_SECOND)
+        until = time.monotonic() + max(SLICE, len(self._trials) / _SIGNS_OF_LIFE)
         while trial.result is None:
             left = until - time.monotonic()
             if left <= 0 or not await self._hears(name, trial, left):
@@ -110,7 +116,8 @@ class PackActor:
         if self._trials.get(name) is not trial:
             return None
         if trial.result is None:
-            return {EPOCH: trial.pack.epoch(name), DONE: False}
+            unsaved = time.monotonic() - trial.saved > UNSAVED
+            return {EPOCH: trial.pack.epoch(name), DONE: False, **({SHOULD_CHECKPOINT: True} if unsaved else {})}
         trial.told = True
         return trial.result
 
@@ -139,6 +146,7 @@ class PackActor:
             model, state = Path(folder) / MODEL_FILE, Path(folder) / STATE_FILE
             pack.save(name, model, state, scores)
             content = {file.name: file.read_bytes() for file in (model, state)}
+        trial.saved = time.monotonic()
         pack.train_until(name, trial.target)
         self._work.set()
         return content
@@ -169,11 +177,8 @@ class PackActor:
 
     def _go_on(self, name: str, trial: _Trial) -> None:
         """Train on, up to the next evaluation."""
-        settings, epoch = trial.settings, trial.pack.epoch(name)
-        every = settings.evaluate_every or settings.epochs
-        trial.target = min((epoch // every + 1) * every, settings.epochs)
-        trial.result, trial.told, trial.scores = None, False, {}
-        trial.due = time.monotonic() if epoch >= trial.target else None
+        trial.target = _next_evaluation(trial.settings, trial.pack.epoch(name))
+        trial.result, trial.told, trial.scores, trial.due = None, False, {}, None
         trial.pack.train_until(name, trial.target)
         self._work.set()
 
@@ -229,7 +234,6 @@ class PackActor:
     def _take(self, trial: _Trial, event: Event) -> None:
         """Take note of what happened to a trial."""
         if event.record is not None:
-            trial.last = event.record
             if event.record.epoch >= trial.target:
                 trial.due = time.monotonic()
         elif event.failure is not None:
@@ -246,8 +250,8 @@ class PackActor:
             trial.result = {**result, SCORES: trial.scores, TEST: scores}
             return
         trial.scores = {**scores, "convergence_rate": trial.pack.convergence_rate(name)}
-        if trial.last is not None and trial.last.rel_dE_train is not None:
-            trial.scores["rel_dE_train"] = trial.last.rel_dE_train
+        if (error := trial.pack.last_epoch(name).get("rel_dE_train")) is not None:
+            trial.scores["rel_dE_train"] = error
         if done and self._test is not None:
             trial.pack.evaluate(name, self._test)
         else:
@@ -263,3 +267,9 @@ class PackActor:
     def __repr__(self) -> str:
         """The name that Ray's dashboard shows."""
         return f"pack-{self._number}"
+
+
+def _next_evaluation(settings: Config, epoch: int) -> int:
+    """The epoch of the next evaluation after ``epoch``."""
+    every = settings.evaluate_every or settings.epochs
+    return min((epoch // every + 1) * every, settings.epochs)

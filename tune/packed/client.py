@@ -74,7 +74,7 @@ class PackedTraining(tune.Trainable):
             pack, me = self._packs[self._pack], (self._config["lane"], self._incarnation)
             try:
                 if not self._attached:
-                    ray.get(pack.attach.remote(*me, self._config, self._files))
+                    ray.get(pack.attach.remote(*me, self._config, self._files, self._result))
                     self._attached, lost = True, 0.0
                 answer = ray.get(getattr(pack, method).remote(*me, *arguments))
             except RayActorError as error:

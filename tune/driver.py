@@ -17,7 +17,7 @@ from tune.confirmation import Confirmation
 from tune.ending import EndingCallback
 from tune.folder import SearchFolder
 from tune.packed.client import PackedTraining
-from tune.packed.packs import PlacingSearcher, client_share, running
+from tune.packed.packs import client_share, packed
 from tune.progress import Progress
 from tune.repeats import RepeatCallback, RepeatSearcher
 from tune.scheduler import StudyScheduler, number, repeat
@@ -143,8 +143,8 @@ class Driver:
         if not self.packs:
             yield _with(TimeStepTraining, **held_out), searcher
             return
-        with running(self.packs, self.lanes, self.resources, *held_out.values()) as packs:
-            yield _with(PackedTraining, packs=packs.actors), PlacingSearcher(searcher, packs, together)
+        with packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher):
+            yield _with(PackedTraining, **given), searcher
 
 
 def _with(trainable: type[tune.Trainable], **parameters: Any) -> type[tune.Trainable]:

@@ -3,14 +3,12 @@
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray import ObjectRef
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.config import Config
@@ -48,17 +46,15 @@ class PackActor:
     """Trains the trials that attach, all those of one :func:`core.pack.pack_key` in one pack of up to ``lanes``.
 
     No result depends on who else is here, nor on when: trials are independent, and when several are due to be scored
-    they only wait for each other. ``held_out`` holds the two sets that trials are scored on: at every evaluation, and
-    at the end as well if there is one. (A list: Ray complains of actors that may start again from large arguments.)
+    they only wait for each other.
     """
 
-    def __init__(self, number: int, lanes: int, threads: int, held_out: "Sequence[ObjectRef[Any]]") -> None:
+    def __init__(self, number: int, lanes: int, threads: int) -> None:
         # Threads beyond the share would fight those of the packs beside.
         torch.set_num_threads(threads)
         self._number = number
         self._lanes = lanes
-        self._curves: References = ray.get(held_out[0])
-        self._test: References | None = ray.get(held_out[1])
+        self._held_out: tuple[References, References | None] | None = None
         self._trials: dict[str, _Trial] = {}
         self._packs: list[tuple[str, TrainingPack]] = []
         self._scoring = 0.0
@@ -66,13 +62,22 @@ class PackActor:
         self._loop: asyncio.Task[None] | None = None
 
     async def attach(
-        self, name: str, incarnation: int, config: Mapping[str, Any], files: Files, told: Mapping[str, Any]
+        self,
+        name: str,
+        incarnation: int,
+        config: Mapping[str, Any],
+        files: Files,
+        told: Mapping[str, Any],
+        held_out: Sequence[Awaitable[Any]],
     ) -> None:
         """Begin a trial, or go on with it from the files of a checkpoint.
 
-        ``config`` is the trial's, as Ray has it, and ``told`` the last result that Ray was told. The newest incarnation
-        takes the place of an older one. Raises RuntimeError if a newer one is here.
+        ``config`` is the trial's, as Ray has it, and ``told`` the last result that Ray was told. ``held_out`` are the
+        two sets that all trials are scored on: at every evaluation, and at the end as well if there is one. The newest
+        incarnation takes the place of an older one. Raises RuntimeError if a newer one is here.
         """
+        if self._held_out is None:
+            self._held_out = await held_out[0], await held_out[1]
         here = self._trials.get(name)
         if here is not None:
             if here.incarnation > incarnation:
@@ -221,6 +226,8 @@ class PackActor:
 
     def _score(self, pack: TrainingPack, members: Mapping[str, _Trial]) -> None:
         """Have those that are due scored in one batch, once they are many or have waited long enough."""
+        assert self._held_out is not None
+        curves, _ = self._held_out
         due = {name: trial.due for name, trial in members.items() if trial.due is not None}
         if not due:
             return
@@ -229,7 +236,7 @@ class PackActor:
         if len(due) >= training or time.monotonic() - min(due.values()) > self._scoring:
             for name in due:
                 members[name].due = None
-                pack.evaluate(name, self._curves)
+                pack.evaluate(name, curves)
 
     def _take(self, trial: _Trial, event: Event) -> None:
         """Take note of what happened to a trial."""
@@ -252,8 +259,9 @@ class PackActor:
         trial.scores = {**scores, "convergence_rate": trial.pack.convergence_rate(name)}
         if (error := trial.pack.last_epoch(name).get("rel_dE_train")) is not None:
             trial.scores["rel_dE_train"] = error
-        if done and self._test is not None:
-            trial.pack.evaluate(name, self._test)
+        test = self._held_out[1] if self._held_out else None
+        if done and test is not None:
+            trial.pack.evaluate(name, test)
         else:
             trial.result = {**result, SCORES: trial.scores}
 

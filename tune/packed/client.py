@@ -5,6 +5,7 @@ that trains. It hands on what it is given, its config and the files of its check
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ class PackedTraining(tune.Trainable):
         """What a client takes, which is next to nothing: the pack actor holds core and GPU."""
         return tune.PlacementGroupFactory([config["resources"]])
 
-    def setup(self, config: dict[str, Any], packs: "list[ActorHandle[Any]] | None" = None) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        packs: "Sequence[ActorHandle[Any]]" = (),
+        held_out: "Sequence[ray.ObjectRef[Any]]" = (),
+    ) -> None:
         """Prepare a client. Ray may set up a spare one and never use it: the pack hears of it with the first step."""
-        assert packs is not None  # tune.with_parameters brings them
-        self._packs = packs
+        self._packs, self._held_out = packs, held_out  # tune.with_parameters brings them
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -74,7 +79,7 @@ class PackedTraining(tune.Trainable):
             pack, me = self._packs[self._pack], (self._config["lane"], self._incarnation)
             try:
                 if not self._attached:
-                    ray.get(pack.attach.remote(*me, self._config, self._files, self._result))
+                    ray.get(pack.attach.remote(*me, self._config, self._files, self._result, self._held_out))
                     self._attached, lost = True, 0.0
                 answer = ray.get(getattr(pack, method).remote(*me, *arguments))
             except RayActorError as error:

@@ -1,7 +1,7 @@
 """The driver's side of packed trials: starts the pack actors of a run, and says which trial goes to which."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,9 @@ from core.scores import References
 from tune.packed.actor import PackActor
 from tune.snapshot import NotInSnapshots
 from tune.space import Resources
+from tune.trainable import SETTINGS
 
-#: What a client takes: a unit of a resource that means nothing, or on a cluster without it, the memory that it needs.
+#: What a client takes: a unit of a resource that means nothing, or on a cluster without it the memory that it needs.
 LANE = "lane"
 _CLIENT_BYTES = 128 * 2**20
 
@@ -27,37 +28,17 @@ def client_share() -> dict[str, float]:
 
 
 class Packs:
-    """The pack actors of a run. An actor that dies starts again; its trials then come back to it."""
+    """The pack actors of a run. One that dies starts again; its trials then come back to it."""
 
-    def __init__(
-        self, count: int, lanes: int, resources: Resources, curves: References, test: References | None = None
-    ) -> None:
+    def __init__(self, count: int, lanes: int, resources: Resources) -> None:
         actor = ray.remote(PackActor).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_restarts=-1, max_concurrency=1000
         )
-        #: Kept for as long as an actor may start again.
-        self._held_out = [ray.put(curves), ray.put(test)]
         threads = max(1, int(resources.cpu))
-        self.actors: list[Any] = [actor.remote(number, lanes, threads, self._held_out) for number in range(count)]
-        self._places: dict[str, tuple[int, str]] = {}
-
-    def place(self, name: str, settings: Mapping[str, Any], among: int) -> int:
-        """Choose the actor of a trial, one of about ``among`` that will be there together; return its number.
-
-        Trials of a kind belong together, but not so many that another core has less to do.
-        """
-        kind = pack_key(Config.from_mapping(settings))
-        held = Counter(number for number, _ in self._places.values())
-        alike = Counter(number for number, other in self._places.values() if other == kind)
-        fair = -(-among // len(self.actors))
-        numbers = range(len(self.actors))
-        number = max(numbers, key=lambda n: (held[n] < fair and alike[n], -held[n]))
-        self._places[name] = number, kind
-        return number
+        self.actors: list[Any] = [actor.remote(number, lanes, threads) for number in range(count)]
 
     def release(self, name: str) -> None:
         """Free the lane of a trial that has ended, whichever actor it has moved to."""
-        self._places.pop(name, None)
         for actor in self.actors:
             actor.release.remote(name)
 
@@ -67,14 +48,29 @@ class Packs:
             ray.kill(actor)
 
 
-@contextmanager
-def running(*arguments: Any) -> Iterator[Packs]:
-    """Start packs, and end them with the context."""
-    packs = Packs(*arguments)
-    try:
-        yield packs
-    finally:
-        packs.stop()
+class Placement:
+    """Which of ``count`` actors a trial goes to."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._places: dict[str, tuple[int, str]] = {}
+
+    def place(self, name: str, settings: Config, among: int) -> int:
+        """Choose the actor of a trial, one of about ``among`` that will be there together; return its number.
+
+        Trials that fit into one pack belong together, but not so many that another actor has less to do.
+        """
+        kind = pack_key(settings)
+        held = Counter(number for number, _ in self._places.values())
+        alike = Counter(number for number, other in self._places.values() if other == kind)
+        fair = -(-among // self._count)
+        number = max(range(self._count), key=lambda n: (held[n] < fair and alike[n], -held[n]))
+        self._places[name] = number, kind
+        return number
+
+    def forget(self, name: str) -> None:
+        """Take note that a trial has ended."""
+        self._places.pop(name, None)
 
 
 class PlacingSearcher(NotInSnapshots, Searcher):
@@ -88,6 +84,7 @@ class PlacingSearcher(NotInSnapshots, Searcher):
         self._inner = inner
         self._packs = packs
         self._together = together
+        self._placement = Placement(len(packs.actors))
         self._names: dict[str, str] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -96,11 +93,13 @@ class PlacingSearcher(NotInSnapshots, Searcher):
         if not isinstance(config, dict):
             return config
         name = self._names[trial_id] = "-".join(str(config[key]) for key in ("trial", "repeat") if key in config)
-        return {**config, "lane": name, "pack": self._packs.place(name, config["settings"], self._together())}
+        settings = Config.from_mapping(config[SETTINGS])
+        return {**config, "lane": name, "pack": self._placement.place(name, settings, self._together())}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the lane."""
         if name := self._names.pop(trial_id, None):
+            self._placement.forget(name)
             self._packs.release(name)
         self._inner.on_trial_complete(trial_id, result, error)
 
@@ -109,3 +108,24 @@ class PlacingSearcher(NotInSnapshots, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing, as the other one does."""
+
+
+@contextmanager
+def packed(
+    searcher: Searcher,
+    together: Callable[[], int],
+    count: int,
+    lanes: int,
+    resources: Resources,
+    curves: References,
+    test: References | None = None,
+) -> Iterator[tuple[dict[str, Any], Searcher]]:
+    """Start ``count`` packs; give what their clients are made with, and the searcher of a run. End them at its end."""
+    packs = Packs(count, lanes, resources)
+    try:
+        yield (
+            {"packs": packs.actors, "held_out": [ray.put(curves), ray.put(test)]},
+            PlacingSearcher(searcher, packs, together),
+        )
+    finally:
+        packs.stop()

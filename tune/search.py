@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
         if options.dry_run:
-            return dry_run(*fit_to_machine(space, this_machine()), file)
+            fitted, concurrent, _ = fit_to_machine(space, this_machine())
+            return dry_run(fitted, concurrent, file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():
             print_question(space, file)

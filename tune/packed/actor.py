@@ -1,5 +1,9 @@
 """A pack actor: one process, with a core or a share of a GPU, that trains many trials side by side."""
 
+# Annotations stay words: Ray sends those of an actor's methods to all who hold its handle, and the clients, which are
+# to do without torch, would import what they name.
+from __future__ import annotations
+
 import asyncio
 import tempfile
 import time
@@ -25,13 +29,12 @@ _SIGNS_OF_LIFE = 16
 
 @dataclass
 class _Trial:
-    """A trial of the actor. ``target`` is the epoch of its next evaluation, ``due`` since when it waits for that."""
+    """A trial of the actor. ``target`` is the epoch of its next evaluation."""
 
     incarnation: int
     settings: Config
     pack: TrainingPack
     target: int = 0
-    due: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
     saved: float = field(default_factory=time.monotonic)
     #: What the client is to be told next, and whether it has been told.
@@ -45,8 +48,8 @@ class _Trial:
 class PackActor:
     """Trains the trials that attach, all those of one :func:`core.pack.pack_key` in one pack of up to ``lanes``.
 
-    No result depends on who else is here, nor on when: trials are independent, and when several are due to be scored
-    they only wait for each other.
+    No result depends on who else is here, nor on when: trials are independent, only their results wait for each other
+    when several are to be scored.
     """
 
     def __init__(self, number: int, lanes: int, threads: int) -> None:
@@ -57,7 +60,6 @@ class PackActor:
         self._held_out: tuple[References, References | None] | None = None
         self._trials: dict[str, _Trial] = {}
         self._packs: list[tuple[str, TrainingPack]] = []
-        self._scoring = 0.0
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -96,7 +98,8 @@ class PackActor:
         known = epoch == 0 or (told.get(EPOCH) == epoch and SCORES in told)
         if not known and epoch == _next_evaluation(settings, epoch - 1):
             # It was saved where it was to be scored; whether Ray ever heard of these scores, nobody knows.
-            trial.target, trial.due = epoch, time.monotonic()
+            trial.target = epoch
+            pack.evaluate(name, self._held_out[0])
             self._work.set()
         else:
             self._go_on(name, trial)
@@ -136,7 +139,7 @@ class PackActor:
         if trial is None:
             return None
         pack, scores = trial.pack, trial.scores
-        if pack.epoch(name) < trial.target and trial.due is None:
+        if pack.epoch(name) < trial.target:
             pause = max(pack.epoch(name) + 1, told.get(EPOCH, 0))
             pack.train_until(name, pause)
             self._work.set()
@@ -183,7 +186,7 @@ class PackActor:
     def _go_on(self, name: str, trial: _Trial) -> None:
         """Train on, up to the next evaluation."""
         trial.target = _next_evaluation(trial.settings, trial.pack.epoch(name))
-        trial.result, trial.told, trial.scores, trial.due = None, False, {}, None
+        trial.result, trial.told, trial.scores = None, False, {}
         trial.pack.train_until(name, trial.target)
         self._work.set()
 
@@ -204,10 +207,10 @@ class PackActor:
             for _, pack in list(self._packs):
                 members = {name: trial for name, trial in self._trials.items() if trial.pack is pack}
                 try:
-                    self._score(pack, members)
                     if pack.is_busy:
                         busy = True
-                        self._advance(pack, members)
+                        for event in pack.advance():
+                            self._take(members[event.key], event)
                 except Exception as error:  # whatever it is, clients must hear of it: nobody else does
                     self._lose(pack, members, error)
             if busy:
@@ -216,33 +219,11 @@ class PackActor:
                 self._work.clear()
                 await self._work.wait()
 
-    def _advance(self, pack: TrainingPack, members: Mapping[str, _Trial]) -> None:
-        started = time.monotonic()
-        events = pack.advance()
-        if any(event.scores for event in events):
-            self._scoring = time.monotonic() - started
-        for event in events:
-            self._take(members[event.key], event)
-
-    def _score(self, pack: TrainingPack, members: Mapping[str, _Trial]) -> None:
-        """Have those that are due scored in one batch, once they are many or have waited long enough."""
-        assert self._held_out is not None
-        curves, _ = self._held_out
-        due = {name: trial.due for name, trial in members.items() if trial.due is not None}
-        if not due:
-            return
-        training = sum(pack.epoch(name) < trial.target for name, trial in members.items() if not trial.result)
-        # Waiting for as long as scoring takes, it takes half of the time at most.
-        if len(due) >= training or time.monotonic() - min(due.values()) > self._scoring:
-            for name in due:
-                members[name].due = None
-                pack.evaluate(name, curves)
-
     def _take(self, trial: _Trial, event: Event) -> None:
         """Take note of what happened to a trial."""
         if event.record is not None:
-            if event.record.epoch >= trial.target:
-                trial.due = time.monotonic()
+            if event.record.epoch >= trial.target and self._held_out:
+                trial.pack.evaluate(event.key, self._held_out[0])
         elif event.failure is not None:
             trial.result = {EPOCH: trial.pack.epoch(event.key), FAILED: event.failure, DONE: True}
         elif event.scores is not None:

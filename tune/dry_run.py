@@ -9,6 +9,7 @@ import yaml
 from tune.ray_session import Node, RaySession
 from tune.space import Space
 from tune.study import SearchStudy
+from tune.summary import resources_of
 
 #: Trials that are shown.
 _SAMPLES = 3
@@ -19,15 +20,14 @@ def this_machine() -> RaySession:
     return RaySession((Node(os.cpu_count() or 1, torch.cuda.device_count()),), dashboard=None, folder=Path())
 
 
-def dry_run(space: Space, concurrent: int, file: object) -> int:
+def dry_run(space: Space, concurrent: int, packs: int, file: object) -> int:
     """Print a space as this machine would search it; the rest are comments, so that it is a file to be searched.
 
     The trials are the sampler's first, were none to end before the last one is proposed.
     """
     print(f"# The space {file} as it would be searched here.")
     print(space.to_yaml(), end="")
-    share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
-    print(f"\n# resources: {share} a trial, {concurrent} at a time")
+    print(f"\n# resources: {resources_of(space, concurrent, packs)}")
     study = SearchStudy(space, None, "dry run")
     for _ in range(min(_SAMPLES, space.trials)):
         proposal = study.ask()

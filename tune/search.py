@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
         if options.dry_run:
-            fitted, concurrent, _ = fit_to_machine(space, this_machine())
-            return dry_run(fitted, concurrent, file)
+            return dry_run(*fit_to_machine(space, this_machine()), file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():
             print_question(space, file)

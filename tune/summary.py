@@ -50,14 +50,18 @@ def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
 
 def print_machine(space: Space, folder: SearchFolder, concurrent: int, packs: int, dropped_gpu: float) -> None:
     """Say what it takes of the machine, and where its results go."""
+    _line("resources", resources_of(space, concurrent, packs, dropped_gpu))
+    _line("results", folder.path)
+
+
+def resources_of(space: Space, concurrent: int, packs: int, dropped_gpu: float = 0) -> str:
+    """Say what a trial or a pack takes of the machine, and how many there are at a time."""
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
     dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
     if packs:
         count = f"{packs} pack{'s' if packs > 1 else ''} of up to {space.lanes}"
-        _line("resources", f"{share} a pack{dropped}; {concurrent} trials at a time, in {count}")
-    else:
-        _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
-    _line("results", folder.path)
+        return f"{share} a pack{dropped}; {concurrent} trials at a time, in {count}"
+    return f"{share} a trial{dropped}, {concurrent} at a time"
 
 
 def print_watching(folder: SearchFolder, dashboard: str | None, hints: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from core.config import FeatureType
-from core.forces import State, self_exclusion
+from core.forces import State, add_up, self_exclusion
 
 #: (name, exponents of length, time and mass, product of input scales) of each column.
 _STATE = [
@@ -77,7 +77,7 @@ class InputScales(NamedTuple):
 def pair_units(state: State) -> Units:
     """Units of a state. Pairs without mass have no time scale and are left out."""
     separation = state.position.unsqueeze(-3) - state.position.unsqueeze(-2)
-    squared = (separation * separation).sum(-1) + self_exclusion(state.position)
+    squared = add_up(separation * separation, -1) + self_exclusion(state.position)
     mass = state.mass.unsqueeze(-1) + state.mass.unsqueeze(-2)
     return Units(squared.amin((-2, -1)).sqrt(), (squared * squared.sqrt() / mass).amin((-2, -1)).sqrt())
 

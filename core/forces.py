@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+#: Sums over so few bodies or dimensions are written out.
+_SHORT = 4
+
 
 class State(NamedTuple):
     """An N-body state, with the acceleration that its leapfrog step starts from.
@@ -93,8 +96,8 @@ class Forces:
         approach = velocity.unsqueeze(-3) - velocity.unsqueeze(-2)
         inverse2 = inverse * inverse
         weight = (mass.unsqueeze(-2) * (inverse2 * inverse)).unsqueeze(-1)
-        along = ((separation * approach).sum(-1) * inverse2).unsqueeze(-1)
-        jerk = (weight * torch.addcmul(approach, along, separation, value=-3)).sum(-2)
+        along = (add_up(separation * approach, -1) * inverse2).unsqueeze(-1)
+        jerk = add_up(weight * torch.addcmul(approach, along, separation, value=-3), -2)
         if self.field is not None:
             jerk = jerk + self.field.jerk(position, velocity)
         return acceleration, jerk, self._potential(position, mass, inverse)
@@ -128,23 +131,44 @@ class Forces:
     def _pairs(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Separations x_j - x_i (..., N, N, D) and inverse softened distances (..., N, N), zero on the diagonal."""
         separation = position.unsqueeze(-3) - position.unsqueeze(-2)
-        squared = (separation * separation).sum(-1) + self_exclusion(position)
+        squared = add_up(separation * separation, -1) + self_exclusion(position)
         if self.softening:
             squared = squared + self.softening**2
         return separation, torch.rsqrt(squared)
 
     def _acceleration(self, position: Tensor, mass: Tensor, separation: Tensor, inverse: Tensor) -> Tensor:
         weight = mass.unsqueeze(-2) * (inverse * inverse * inverse)
-        acceleration = (weight.unsqueeze(-1) * separation).sum(-2)
+        acceleration = add_up(weight.unsqueeze(-1) * separation, -2)
         if self.field is not None:
             acceleration = acceleration + self.field.acceleration(position)
         return acceleration
 
     def _potential(self, position: Tensor, mass: Tensor, inverse: Tensor) -> Tensor:
-        potential = (mass * (mass.unsqueeze(-2) * inverse).sum(-1)).sum(-1) * -0.5
+        potential = add_up(mass * add_up(mass.unsqueeze(-2) * inverse, -1), -1) * -0.5
         if self.field is not None:
             potential = potential + (mass * self.field.potential(position)).sum(-1)
         return potential
+
+
+def add_up(values: Tensor, dim: int) -> Tensor:
+    """Sum over bodies or dimensions, a short one number by number.
+
+    That keeps the order of the numbers in memory: where all systems' first coordinates lie side by side
+    (:func:`by_component`), so do their sums, and torch works on whole vectors of systems.
+    """
+    if values.shape[dim] > _SHORT:
+        return values.sum(dim)
+    first, *others = values.unbind(dim)
+    for other in others:
+        first = first + other
+    return first
+
+
+def by_component(values: Tensor, leading: int) -> Tensor:
+    """Return the same tensor with its ``leading`` dimensions last in memory."""
+    order = [*range(leading, values.dim()), *range(leading)]
+    inverse = [order.index(dim) for dim in range(values.dim())]
+    return values.permute(order).contiguous().permute(inverse)
 
 
 def _inverse_square(separation: Tensor) -> Tensor:
@@ -178,7 +202,7 @@ def self_exclusion(position: Tensor) -> Tensor:
 
 def kinetic_energy(velocity: Tensor, mass: Tensor) -> Tensor:
     """Kinetic energy (...) of velocities (..., N, D)."""
-    return 0.5 * (mass * (velocity * velocity).sum(-1)).sum(-1)
+    return 0.5 * add_up(mass * add_up(velocity * velocity, -1), -1)
 
 
 def angular_momentum(position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
@@ -187,7 +211,7 @@ def angular_momentum(position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor
         moment: Tensor = torch.linalg.cross(position, velocity)
     else:
         moment = (position[..., 0] * velocity[..., 1] - position[..., 1] * velocity[..., 0]).unsqueeze(-1)
-    return (mass.unsqueeze(-1) * moment).sum(-2)
+    return add_up(mass.unsqueeze(-1) * moment, -2)
 
 
 def relative_energy_scale(energy: Tensor, magnitude: Tensor) -> Tensor:

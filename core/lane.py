@@ -1,6 +1,7 @@
 """A lane: one training's settings, random numbers and counters. Its tensors live in the trainer."""
 
 import math
+from collections import deque
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 
@@ -78,7 +79,9 @@ class Lane:
     error_sum: float = 0.0
     dt_sum: float = 0.0
     momentum_error_sum: float = 0.0
-    #: Phase 2: samples still to be drawn, in their order; the update after which a verdict is due; losses so far.
+    #: Phase 2: minibatches that are drawn; samples still to be drawn, in their order; the update after which a
+    #: verdict is due; losses so far.
+    drawn: deque[Tensor] = field(default_factory=deque)
     order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     next_verdict: int = 0
     replay_losses: list[float] = field(default_factory=list)

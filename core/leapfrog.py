@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from core.forces import Forces, State, kinetic_energy
+from core.forces import Forces, State, add_up, kinetic_energy
 
 
 class Block(NamedTuple):
@@ -70,6 +70,6 @@ def leapfrog_with_slope(state: State, dt: Tensor, forces: Forces, n_steps: int =
         d_velocity = d_middle + 0.5 * acceleration + half * d_acceleration
     assert d_velocity is not None
     assert d_position is not None
-    slope = (mass * (velocity * d_velocity - acceleration * d_position).sum(-1)).sum(-1)
+    slope = add_up(mass * add_up(velocity * d_velocity - acceleration * d_position, -1), -1)
     block = Block(State(position, velocity, acceleration, mass), kinetic_energy(velocity, mass), potential)
     return block, Tangent(slope, d_position, d_velocity)

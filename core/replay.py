@@ -1,5 +1,7 @@
 """Phase 2's plan: when verdicts are due, and which samples the next minibatch takes."""
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -22,16 +24,36 @@ def plan_replay(lane: Lane, buffer: SampleBuffer, index: int) -> None:
 
 
 def draw_minibatch(lane: Lane, buffer: SampleBuffer, index: int) -> Tensor:
-    """Return the buffer's places (n,) of the next minibatch: the next of a random order, then random cold starts."""
-    if not len(lane.order):
-        lane.order = torch.randperm(buffer.count(index), generator=lane.generator)
-    size = _replayed(lane, buffer, index)
-    places, lane.order = lane.order[:size] + buffer.offset, lane.order[size:]
-    cold = buffer.cold_count(index)
-    if cold:
-        count = max(1, len(places) // (_COLD_SHARE - 1))
-        places = torch.cat([places, torch.randint(cold, (count,), generator=lane.generator)])
-    return places
+    """Return the buffer's places (n,) of the next minibatch: the next of a random order, then random cold starts.
+
+    As many are drawn at once as there will be for sure, so that the lane's random numbers are the same as one by one.
+    """
+    if not lane.drawn:
+        lane.drawn = _draw(lane, buffer, index, 1 if lane.config.dropout else _updates_to_come(lane))
+    return lane.drawn.popleft()
+
+
+def _updates_to_come(lane: Lane) -> int:
+    """Updates before the next verdict, or before phase 2 may be found stalled."""
+    until_verdict = lane.next_verdict - lane.record.replay_updates
+    return max(1, min(until_verdict, STALL_WINDOW - len(lane.replay_losses) % STALL_WINDOW))
+
+
+def _draw(lane: Lane, buffer: SampleBuffer, index: int, count: int) -> deque[Tensor]:
+    drawn: deque[Tensor] = deque()
+    size, cold = _replayed(lane, buffer, index), buffer.cold_count(index)
+    while len(drawn) < count:
+        if not len(lane.order):
+            lane.order = torch.randperm(buffer.count(index), generator=lane.generator)
+        whole = min(count - len(drawn), len(lane.order) // size)
+        batches, each = (whole, size) if whole else (1, len(lane.order))
+        places, lane.order = lane.order[: batches * each], lane.order[batches * each :]
+        places = places.view(batches, each) + buffer.offset
+        if cold:
+            shape = (batches, max(1, each // (_COLD_SHARE - 1)))
+            places = torch.cat([places, torch.randint(cold, shape, generator=lane.generator)], 1)
+        drawn.extend(places.unbind(0))
+    return drawn
 
 
 def is_stalled(lane: Lane) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.forces import State
+from core.forces import State, by_component
 
 
 class Samples(NamedTuple):
@@ -63,12 +63,18 @@ class SampleShape(NamedTuple):
 
     def unpack(self, packed: Tensor) -> Samples:
         """Split packed rows (L, B, W) into samples (views)."""
+        return self._split(packed[..., : self.inputs], packed[..., self.inputs :])
+
+    def read(self, packed: Tensor) -> Samples:
+        """Split packed rows (L, B, W) into samples whose numbers are copies, in the order that arithmetic likes."""
+        return self._split(packed[..., : self.inputs], by_component(packed[..., self.inputs :], packed.dim() - 1))
+
+    def _split(self, inputs: Tensor, rest: Tensor) -> Samples:
         vector = self.bodies * self.dim
-        parts = torch.split(packed, [self.inputs, vector, vector, vector, self.bodies, _SCALARS], -1)
-        shape = (*packed.shape[:-1], self.bodies, self.dim)
-        position, velocity, acceleration = (part.reshape(shape) for part in parts[1:4])
-        state = State(position, velocity, acceleration, parts[4])
-        return Samples(parts[0], state, *parts[5].unbind(-1))
+        parts = torch.split(rest, [vector, vector, vector, self.bodies, _SCALARS], -1)
+        shape = (*rest.shape[:-1], self.bodies, self.dim)
+        position, velocity, acceleration = (part.view(shape) for part in parts[:3])
+        return Samples(inputs, State(position, velocity, acceleration, parts[3]), *parts[4].unbind(-1))
 
 
 class SampleBuffer:
@@ -121,11 +127,18 @@ class SampleBuffer:
 
         Rows beyond a lane's own repeat its first one.
         """
-        index = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
-        present = torch.arange(index.shape[1]) < torch.tensor([len(own) for own in places])[:, None]
-        index = torch.where(present, index, index[:, :1]).to(self.data.device)
-        lane = torch.tensor(lanes, device=self.data.device)[:, None]
-        return self.data[lane, index], present.to(self.data.device)
+        sizes = [len(own) for own in places]
+        count = max(sizes)
+        if min(sizes) == count:
+            index, present = torch.stack(places), torch.ones(len(lanes), count, dtype=torch.bool)
+        else:
+            index = torch.nn.utils.rnn.pad_sequence(places, batch_first=True)
+            present = torch.arange(count) < torch.tensor(sizes)[:, None]
+            index = torch.where(present, index, index[:, :1])
+        first = torch.tensor(lanes)[:, None] * self.data.shape[1]
+        index = (index + first).flatten().to(self.data.device)
+        rows = self.data.flatten(0, 1).index_select(0, index)
+        return rows.view(len(lanes), count, -1), present.to(self.data.device)
 
     def lane_state(self, lane: int, input_width: int) -> dict[str, Any]:
         """Return a lane's samples at its own input width, and how many were ever written."""

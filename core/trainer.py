@@ -33,7 +33,7 @@ from core.samples import SampleBuffer, Samples, SampleShape
 from core.timestep import Learned, network_of
 
 #: Samples of one pass of a verdict.
-_VERDICT_CHUNK = 4096
+_VERDICT_CHUNK = 512
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -323,7 +323,7 @@ class Trainer:
         """One minibatch update of each chosen lane, with the loss on both sides of the band."""
         drawn = [draw_minibatch(self.lanes[lane], self.buffer, lane) for lane in chosen.lanes]
         packed, present = self.buffer.gather(chosen.lanes, drawn)
-        samples = self.shape.unpack(packed)
+        samples = self.shape.read(packed)
         self._descend(chosen, samples, present, [True] * len(drawn))
         for index in chosen.lanes:
             lane = self.lanes[index]
@@ -342,7 +342,7 @@ class Trainer:
         below = timid = 0
         total = 0.0
         for chunk in torch.split(rows, _VERDICT_CHUNK):
-            samples = self.shape.unpack(chunk.unsqueeze(0))
+            samples = self.shape.read(chunk.unsqueeze(0))
             output = self.network(self._embed(samples, chosen), chosen.layers)
             error = self.objective.rel_dE(samples, output, chosen.where)
             total += float(error.sum())
@@ -365,7 +365,8 @@ class Trainer:
             index: slice | Tensor = slice(lanes[0], lanes[0] + 1)
         else:
             index = torch.tensor(lanes, device=self.network.flat.device)
-        return Selection(lanes, index, self.network.views(self.network.flat[index]))
+        flat = self.network.flat[index] if isinstance(index, slice) else self.network.flat.index_select(0, index)
+        return Selection(lanes, index, self.network.views(flat))
 
     def _embed(self, samples: Samples, chosen: Selection) -> Tensor:
         return self.network.embed(samples.inputs, chosen.where)

@@ -139,6 +139,11 @@ class TrainingPack:
         lane = self._members[key].lane
         return lane.converged_epochs / lane.epoch if lane.epoch else 0.0
 
+    def last_epoch(self, key: str) -> Mapping[str, float | int | bool | None]:
+        """Return the record of a training's last epoch, empty before the first."""
+        logs = self._members[key].lane.logs
+        return logs[-1] if logs else {}
+
     def failure(self, key: str) -> str | None:
         """Return why a training cannot go on, None if it can."""
         return self._members[key].lane.failure

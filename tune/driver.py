@@ -1,6 +1,7 @@
 """Run a study's trials, and the repeats of its best, under Ray Tune. Optuna decides, Ray executes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from tune.checkpoints import DropEnded, Unfinished
 from tune.confirmation import Confirmation
 from tune.ending import EndingCallback
 from tune.folder import SearchFolder
+from tune.packed.client import PackedTraining
+from tune.packed.packs import client_share, packed
 from tune.progress import Progress
 from tune.repeats import RepeatCallback, RepeatSearcher
 from tune.scheduler import StudyScheduler, number, repeat
@@ -29,13 +32,17 @@ from tune.trainable import TimeStepTraining
 class Driver:
     """How trainings run: so many at a time. ``storage`` is for Ray's own files.
 
+    Each has a process of its own, or with ``packs`` one of up to ``lanes`` lanes of so many pack actors; ``resources``
+    are what such a process takes.
+
     ``monitors`` watch trials and repeats; they are called after the study and the folder know what has happened.
     """
 
     resources: Resources
     concurrent: int
     storage: Storage
-    trainable: type[tune.Trainable] = TimeStepTraining
+    packs: int = 0
+    lanes: int = 1
     monitors: Sequence[tune.Callback] = ()
 
     def run_trials(
@@ -54,6 +61,7 @@ class Driver:
                 StudyScheduler(study, folder),
                 [SearchCallback(study, folder, progress), *self.monitors],
                 progress,
+                lambda: self.concurrent,
                 study.space.time_budget,
                 curves=validation,
             )
@@ -77,6 +85,7 @@ class Driver:
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
             progress,
+            lambda: min(self.concurrent, len(confirmation.due())),
             None,
             curves=validation,
             test=test,
@@ -84,6 +93,8 @@ class Driver:
 
     @property
     def _share(self) -> dict[str, float]:
+        if self.packs:
+            return client_share()
         gpu = {"GPU": self.resources.gpu} if self.resources.gpu else {}
         return {"CPU": self.resources.cpu, **gpu}
 
@@ -95,13 +106,15 @@ class Driver:
         scheduler: TrialScheduler,
         callbacks: list[tune.Callback],
         progress: Progress,
+        together: Callable[[], int],
         seconds: float | None,
         **held_out: Any,
     ) -> bool:
         """Run Tune; return whether it was ended because so many seconds were over."""
-        trainable = tune.with_parameters(self.trainable, **held_out)
-        trainable.__qualname__ = self.trainable.__qualname__  # Ray's dashboard would show `_Inner`
-        with EndingCallback(progress.note, seconds) as ending:
+        with (
+            self._trainings(searcher, together, held_out) as (trainable, searcher),
+            EndingCallback(progress.note, seconds) as ending,
+        ):
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
@@ -126,6 +139,23 @@ class Driver:
             )
             tuner.fit()
             return ending.timed_out
+
+    @contextmanager
+    def _trainings(
+        self, searcher: Searcher, together: Callable[[], int], held_out: dict[str, Any]
+    ) -> Iterator[tuple[type[tune.Trainable], Searcher]]:
+        """Give Ray's trainable and the searcher that goes with it. ``together`` says how many run at a time."""
+        if not self.packs:
+            yield _with(TimeStepTraining, **held_out), searcher
+            return
+        with packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher):
+            yield _with(PackedTraining, **given), searcher
+
+
+def _with(trainable: type[tune.Trainable], **parameters: Any) -> type[tune.Trainable]:
+    given: type[tune.Trainable] = tune.with_parameters(trainable, **parameters)
+    given.__qualname__ = trainable.__qualname__  # Ray's dashboard would show `_Inner`
+    return given
 
 
 def _name(trial: Trial) -> str:

@@ -9,6 +9,7 @@ import yaml
 from tune.ray_session import Node, RaySession
 from tune.space import Space
 from tune.study import SearchStudy
+from tune.summary import resources_of
 
 #: Trials that are shown.
 _SAMPLES = 3
@@ -19,7 +20,7 @@ def this_machine() -> RaySession:
     return RaySession((Node(os.cpu_count() or 1, torch.cuda.device_count()),), dashboard=None, folder=Path())
 
 
-def dry_run(space: Space, concurrent: int | None, file: object) -> int:
+def dry_run(space: Space, concurrent: int | None, packs: int, file: object) -> int:
     """Print a space as it would be searched; the rest are comments, so that it is a file to be searched.
 
     ``concurrent`` trials fit at a time, None if that is not known before a cluster is joined. The trials are the
@@ -27,9 +28,7 @@ def dry_run(space: Space, concurrent: int | None, file: object) -> int:
     """
     print(f"# The space {file} as it would be searched.")
     print(space.to_yaml(), end="")
-    share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
-    at_a_time = f"{concurrent} at a time" if concurrent else "as many at a time as the cluster has room for"
-    print(f"\n# resources: {share} a trial, {at_a_time}")
+    print(f"\n# resources: {resources_of(space, concurrent, packs)}")
     study = SearchStudy(space, None, "dry run")
     for _ in range(min(_SAMPLES, space.trials)):
         proposal = study.ask()

@@ -50,6 +50,8 @@ _METRICS = {"metrics_report_interval_ms": 2000}
 _PREFIX, _LOCK = "tune-", "lock"
 #: Shares such as 1/3 are not exact.
 _ROUNDING = 1e-9
+#: Packed trials take one of these each: they hold no core of their own.
+_LANES = 100_000
 #: What ends a search from outside: `kill`, a batch system that warns of its time limit, and a terminal that is closed.
 _ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
@@ -143,6 +145,7 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
         logging_level=logging.INFO if verbose else logging.CRITICAL,
         log_to_driver=verbose,
         object_store_memory=_OBJECT_STORE_BYTES,
+        resources={"lane": _LANES},
         _temp_dir=str(folder / "r"),  # Ray opens its folder to everyone: it stays inside ours, which is private
         _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
     )

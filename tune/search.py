@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
 
@@ -50,6 +50,8 @@ from tune.tables import Baselines
 from tune.warm_start import WarmStart, take_over
 
 _ALL_FAILED = 1
+#: Trials in one pack where the space does not say: about where the throughput of 64-64 networks saturates.
+_CPU_LANES, _GPU_LANES = 16, 64
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if options.dry_run:
             if options.address is not None:
-                return dry_run(space, None, file)
+                return dry_run(space, None, 0, file)
             return dry_run(*fit_to_machine(space, this_machine()), file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running():
@@ -122,9 +124,9 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         ray_session(address, **options) as session,
     ):
         storage = shared or Storage.find(str(session.folder), "tune")
-        fitted, concurrent = fit_to_machine(space, session)
+        fitted, concurrent, packs = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
-        print_machine(fitted, folder, concurrent, dropped_gpu)
+        print_machine(fitted, folder, concurrent, packs, dropped_gpu)
         print_warm_start(warm, space)
         try:
             if not folder.journal.exists():
@@ -148,7 +150,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         before = Counter(record.state for record in study.records() if record.state != "RUNNING")
         with watch(watched, study, folder) as monitoring:
             print_watching(folder, session.dashboard, monitoring.hints)
-            driver = Driver(fitted.resources, concurrent, storage, monitors=[monitoring])
+            driver = Driver(fitted.resources, concurrent, storage, packs, fitted.lanes or 1, [monitoring])
             with _ending_early(), Progress("trial", fitted.trials, console, before) as progress:
                 driver.run_trials(study, folder, progress, validation)
             model = write_results(study, folder, validation.systems)
@@ -182,8 +184,16 @@ def _ending_early() -> Iterator[None]:
         yield
 
 
-def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
-    """Return the space as this machine can run it, and how many trials fit at a time.
+class Fit(NamedTuple):
+    """A space as a machine can run it, how many trials at a time, and in how many packs (none with trainer solo)."""
+
+    space: Space
+    concurrent: int
+    packs: int
+
+
+def fit_to_machine(space: Space, session: RaySession) -> Fit:
+    """Return the space as this machine can run it.
 
     Raises UserError if a single trial does not fit.
     """
@@ -211,7 +221,12 @@ def fit_to_machine(space: Space, session: RaySession) -> tuple[Space, int]:
         # A trial without a share of the GPU sees it all the same, and must leave it alone.
         space = space.changed(fixed={**space.fixed, "device": "cuda" if gpu else "cpu"})
     fitted = space.changed(resources=Resources(cpu=share.cpu, gpu=gpu))
-    return fitted, min(slots, space.max_concurrent or slots, space.trials)
+    if space.trainer == "solo":
+        return Fit(fitted, min(slots, space.max_concurrent or slots, space.trials), 0)
+    lanes = space.lanes or (_GPU_LANES if gpu else _CPU_LANES)
+    # More at once than a quarter of the trials, and the sampler would choose most of them without having seen any.
+    concurrent = min(slots * lanes, space.max_concurrent or max(2, space.trials // 4), space.trials)
+    return Fit(fitted.changed(lanes=lanes), concurrent, min(slots, concurrent))
 
 
 def is_interrupted(study: SearchStudy) -> bool:

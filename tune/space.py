@@ -6,7 +6,7 @@ from functools import cached_property
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import optuna
 import yaml
@@ -87,7 +87,11 @@ class Space(BaseModel):
     )
     confirm: Confirm | None = Field(None, description="train the best again before a best is named")
     max_concurrent: Count | None = Field(None, description="trials at a time, at most; as many as fit if left out")
-    resources: Resources = Field(Resources(), description="what one trial takes")
+    resources: Resources = Field(Resources(), description="what one trial takes, or with trainer packed one pack")
+    trainer: Literal["solo", "packed"] = Field(
+        "solo", description="a process for each trial, or packs: processes that train many trials at once"
+    )
+    lanes: Count | None = Field(None, description="trials in one pack, at most; with trainer packed only")
     storage: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="where checkpoints go on the way: a folder that all nodes of a cluster share, or a URI"
     )

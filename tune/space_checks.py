@@ -75,6 +75,8 @@ def _check_keys(space: "Space") -> None:
         raise UserError(
             f"The value of `fixed.device` is cpu, but `resources.gpu` is {space.resources.gpu:g}; leave out one."
         )
+    if space.lanes is not None and space.trainer == "solo":
+        raise UserError("The key `lanes` acts only with trainer packed; set that, or leave `lanes` out.")
     if 0 < space.resources.gpu < SMALLEST_SHARE:
         raise UserError(
             f"The value of `resources.gpu` is {space.resources.gpu:g}, but must be 0 or at least {SMALLEST_SHARE}."

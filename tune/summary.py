@@ -58,12 +58,21 @@ def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
     _line("goes on", f"{folder.path}: {states.total()} trials have ended, {started} had started, {missing} to come")
 
 
-def print_machine(space: Space, folder: SearchFolder, concurrent: int, dropped_gpu: float) -> None:
+def print_machine(space: Space, folder: SearchFolder, concurrent: int, packs: int, dropped_gpu: float) -> None:
     """Say what it takes of the machine, and where its results go."""
+    _line("resources", resources_of(space, concurrent, packs, dropped_gpu))
+    _line("results", folder.path)
+
+
+def resources_of(space: Space, concurrent: int | None, packs: int, dropped_gpu: float = 0) -> str:
+    """Say what a trial or a pack takes of the machine, and how many there are at a time, if that is known."""
     share = f"{space.resources.cpu:g} CPU" + (f" and {space.resources.gpu:g} GPU" if space.resources.gpu else "")
     dropped = f" (no GPU here: the share of {dropped_gpu:g} is dropped)" if dropped_gpu else ""
-    _line("resources", f"{share} a trial{dropped}, {concurrent} at a time")
-    _line("results", folder.path)
+    if packs:
+        count = f"{packs} pack{'s' if packs > 1 else ''} of up to {space.lanes}"
+        return f"{share} a pack{dropped}; {concurrent} trials at a time, in {count}"
+    at_a_time = f"{concurrent} at a time" if concurrent else "as many at a time as the cluster has room for"
+    return f"{share} a {'trial' if space.trainer == 'solo' else 'pack'}{dropped}, {at_a_time}"
 
 
 def print_warm_start(warm: WarmStart, space: Space) -> None:

@@ -22,7 +22,7 @@ RESOURCES, SETTINGS = "resources", "settings"
 
 #: Seconds after which a step reports that it is alive, and after which it saves what it has trained. Scores depend on
 #: neither.
-_SLICE, _UNSAVED = 1.0, 30.0
+SLICE, UNSAVED = 1.0, 30.0
 
 
 class TimeStepTraining(tune.Trainable):
@@ -61,7 +61,7 @@ class TimeStepTraining(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Train up to the next evaluation, or for a slice of time."""
         try:
-            stretch = self._started().advance(_SLICE)
+            stretch = self._started().advance(SLICE)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -73,7 +73,7 @@ class TimeStepTraining(tune.Trainable):
             result |= {SCORES: stretch.scores, SHOULD_CHECKPOINT: True}
         if stretch.test:
             result[TEST] = stretch.test
-        if time.monotonic() - self._saved > _UNSAVED:
+        if time.monotonic() - self._saved > UNSAVED:
             result[SHOULD_CHECKPOINT] = True
         return result
 

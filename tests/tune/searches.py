@@ -44,17 +44,22 @@ def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str) 
         time.sleep(0.05)
 
 
-def kill_workers(process: "subprocess.Popen[str]") -> None:
-    """Kill the processes of one search that train."""
+def workers(process: "subprocess.Popen[str]", kind: str) -> list[int]:
+    """The processes of one search that run actors of a class."""
     table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in table.splitlines()]
     family = {str(process.pid)}
     for _ in range(3):  # search, raylet, worker
         family |= {pid for pid, parent, *_ in rows if parent in family}
-    found = [pid for pid, _, *args in rows if pid in family and "TimeStepTraining" in "".join(args)]
+    return [int(pid) for pid, _, *args in rows if pid in family and kind in "".join(args)]
+
+
+def kill_workers(process: "subprocess.Popen[str]", kind: str = "TimeStepTraining") -> None:
+    """Kill the processes of one search that train."""
+    found = workers(process, kind)
     assert found
     for pid in found:
-        os.kill(int(pid), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 def only_results(folder: Path) -> Path:

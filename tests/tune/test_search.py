@@ -310,9 +310,9 @@ def session(cpus: float, gpus: float) -> RaySession:
 
 
 def test_trials_share_the_machine_as_the_space_says(tiny_space: Space) -> None:
-    fitted, concurrent = fit_to_machine(tiny_space.changed(trials=100), session(16, 1))
+    fitted, concurrent, _ = fit_to_machine(tiny_space.changed(trials=100), session(16, 1))
     assert (fitted.resources.gpu, fitted.fixed["device"], concurrent) == (0.25, "cuda", 4)
-    fitted, concurrent = fit_to_machine(tiny_space.changed(trials=100), session(16, 0))
+    fitted, concurrent, _ = fit_to_machine(tiny_space.changed(trials=100), session(16, 0))
     assert (fitted.resources.gpu, fitted.fixed["device"], concurrent) == (0, "cpu", 16)
     assert fit_to_machine(tiny_space.changed(max_concurrent=3), session(16, 0))[1] == 3
     assert fit_to_machine(tiny_space, session(16, 8))[1] == tiny_space.trials

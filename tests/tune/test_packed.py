@@ -1,0 +1,200 @@
+"""Packed trials: each gives what it gives alone, whatever happens to the process that it shares with others."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.config import Config
+from core.errors import UserError
+from core.scores import References, references
+from tests.tune.searches import (
+    finish,
+    kill_workers,
+    load_study,
+    only_results,
+    start_search,
+    trials_table,
+    wait_for_file,
+    workers,
+)
+from tune.folder import MODEL_FILE, STATE_FILE
+from tune.packed.actor import PackActor
+from tune.packed.packs import Placement
+from tune.ranking import Ranking
+from tune.ray_session import Node, RaySession
+from tune.search import fit_to_machine
+from tune.space import Space, load_space
+from tune.trainable import DONE, EPOCH, FAILED, SCORES, SETTINGS, TEST
+from tune.training import Training
+
+SETTINGS_OF_ALL = {
+    **{"hidden_dims": [16], "n_steps": 1, "dropout": 0.0, "dt_scale": "pair", "bounds_relative": True},
+    **{"weight_decay": 0.0, "epochs": 4, "evaluate_every": 2, "eval_periods": [1], "num_orbits": 2},
+    **{"max_retrain_steps": 20, "replay_steps": 20, "replay_batch_size": 16, "device": "cpu", "energy_threshold": 1e-3},
+}
+
+
+def settings(seed: int, **changes: Any) -> Config:
+    return Config.from_mapping({**SETTINGS_OF_ALL, "seed": seed, **changes})
+
+
+def alone(config: Config, curves: References, test: References | None = None) -> list[dict[str, Any]]:
+    """What a training reports that has a process of its own."""
+    training, reports = Training(config, curves, test), []
+    while not reports or not reports[-1][DONE]:
+        stretch = training.advance()
+        report = {EPOCH: stretch.epoch, SCORES: stretch.scores, DONE: stretch.done, FAILED: stretch.failed}
+        reports.append(report | ({TEST: stretch.test} if stretch.test else {}))
+    return reports
+
+
+class Client:
+    """A trial, and the calls that a client makes for it."""
+
+    def __init__(self, actor: PackActor, name: str, config: Config, curves: References, test: References | None):
+        self.actor, self.name, self.config, self.sets = actor, name, config, (curves, test)
+        self.incarnation = 1
+        self.reports: list[dict[str, Any]] = []
+
+    async def attach(self, files: dict[str, bytes], told: dict[str, Any]) -> None:
+        async def value(of: Any) -> Any:
+            return of
+
+        sets = [asyncio.ensure_future(value(one)) for one in self.sets]
+        config = {SETTINGS: self.config.to_dict()}
+        await self.actor.attach(self.name, self.incarnation, config, files, told, sets)
+
+    async def run(self, *, epochs: int = 10**9) -> "Client":
+        while True:
+            result = await self.actor.advance(self.name, self.incarnation)
+            assert result is not None
+            if SCORES in result or FAILED in result:
+                self.reports.append(result)
+            if result[DONE] or result[EPOCH] >= epochs:
+                return self
+
+
+@pytest.fixture(scope="module")
+def curves() -> References:
+    return references(settings(0))
+
+
+def test_trials_in_one_actor_report_what_they_report_alone(curves: References) -> None:
+    """Two shapes, a failure, and one that goes on from its files, taken over by a newer incarnation of its client."""
+    configs = [
+        settings(1),
+        settings(2, feature_type="rich", history_len=1, num_orbits=3),
+        settings(3, lr=1e300, epochs=400),
+        settings(4, step_rule="reversible"),
+        settings(5, lr=3e-3),
+    ]
+
+    async def moved(client: Client) -> Client:
+        await client.run(epochs=1)
+        told = client.reports[-1] if client.reports else {}
+        files = await client.actor.save(client.name, 1, told)
+        assert files is not None
+        assert set(files) == {MODEL_FILE, STATE_FILE}
+        client.incarnation = 2
+        assert await client.actor.advance(client.name, 2) is None  # it does not know this one yet
+        await client.attach(files, told)
+        assert await client.actor.advance(client.name, 1) is None
+        with pytest.raises(RuntimeError, match="a newer incarnation"):
+            await client.actor.attach(client.name, 1, {}, {}, {}, [])
+        return await client.run()
+
+    async def all_of_them() -> list[Client]:
+        actor = PackActor(0, 3, 1)
+        clients = [Client(actor, str(number), config, curves, curves) for number, config in enumerate(configs)]
+        for client in clients:
+            await client.attach({}, {})
+        ended = await asyncio.gather(*(client.run() for client in clients[:-1]), moved(clients[-1]))
+        for client in clients:
+            await actor.release(client.name)
+        return ended
+
+    for client, config in zip(asyncio.run(all_of_them()), configs, strict=True):
+        expected = alone(config, curves, curves)
+        for one, other in zip(client.reports, expected, strict=True):
+            assert {key: one[key] for key in (EPOCH, DONE)} == {key: other[key] for key in (EPOCH, DONE)}
+            assert one.get(SCORES, {}) == other[SCORES]
+            assert one.get(TEST) == other.get(TEST)
+            assert one.get(FAILED, "") == other[FAILED]
+    assert "not finite" in expected_failure(configs[2], curves)
+
+
+def expected_failure(config: Config, curves: References) -> str:
+    return str(alone(config, curves)[-1][FAILED])
+
+
+def packed(values: dict[str, Any]) -> None:
+    values["parameters"] |= {"step_rule": {"choice": ["direct", "reversible"]}}
+    values["fixed"] |= {"hidden_dims": [32], "num_orbits": 8, "epochs": 40, "evaluate_every": 10}
+    values |= {"trials": 7, "scheduler": "none", "trainer": "packed", "lanes": 2, "max_concurrent": 4}
+
+
+def test_a_packed_search_survives_what_a_solo_one_does(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    """Pack actors die in the middle, a Ctrl-C comes and the search goes on: every trial gives what it gives alone."""
+    search = start_search("--space", write_space(packed), "--no-dashboard", folder=tmp_path)
+    wait_for_file(search, tmp_path, "results/*/checkpoints/*/state.pt")
+    clients = workers(search, "PackedTraining")
+    assert len(clients) == 4
+    for client in clients:
+        assert "libtorch" not in Path(f"/proc/{client}/maps").read_text()
+    kill_workers(search, "PackActor")
+    wait_for_file(search, tmp_path, "results/*/trials.csv")
+    search.send_signal(signal.SIGINT)
+    run = finish(search)
+    assert run.returncode == 130, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert "2 packs of up to 2" in run.stdout
+    assert "goes on from its last checkpoint" not in run.stdout  # to Ray, nothing has happened to any trial
+    run = finish(start_search("--resume", only_results(tmp_path), "--no-dashboard", folder=tmp_path))
+    assert run.returncode == 0, run.stdout + run.stderr
+
+    space = load_space(only_results(tmp_path) / "space.yaml")
+    trials = load_study(only_results(tmp_path)).trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 7
+    for trial, row in zip(trials, trials_table(tmp_path), strict=True):
+        config = space.config(trial.user_attrs["parameters"], trial.user_attrs["seed"])
+        reports = alone(config, references(config))
+        value = Ranking(("work_gain",), 5e-3).value
+        assert trial.intermediate_values == {report[EPOCH]: value(report[SCORES]) for report in reports}
+        assert {key: float(row[key]) for key in reports[-1][SCORES]} == reports[-1][SCORES]
+
+
+def test_trials_that_fit_into_one_pack_share_an_actor_but_not_with_too_many() -> None:
+    placement, direct, reversible = Placement(2), settings(0), settings(0, step_rule="reversible")
+    placed = [placement.place(str(n), direct if n % 2 else reversible, among=8) for n in range(8)]
+    assert placed == [0, 1] * 4
+    assert placement.place("next", direct, among=9) == 1
+    placement = Placement(2)
+    assert [placement.place(str(n), direct, among=3) for n in range(3)] == [0, 0, 1]
+    placement.forget("0")
+    placement.forget("1")
+    assert placement.place("4", direct, among=3) == 1
+    assert placement.place("5", direct, among=3) == 0
+
+
+def session(cpus: float, gpus: float) -> RaySession:
+    return RaySession((Node(cpus, gpus),), None, Path())
+
+
+def test_packs_fill_the_machine_and_leave_the_sampler_something_to_learn(tiny_space: Space) -> None:
+    space = tiny_space.changed(trainer="packed", trials=100)
+    fitted, concurrent, packs = fit_to_machine(space, session(2, 0))
+    assert (fitted.lanes, concurrent, packs) == (16, 25, 2)
+    assert fit_to_machine(space.changed(max_concurrent=64), session(2, 0))[1:] == (32, 2)
+    assert fit_to_machine(space.changed(lanes=4), session(2, 0))[1:] == (8, 2)
+    assert fit_to_machine(space.changed(trials=4), session(16, 0))[1:] == (2, 2)
+    fitted, concurrent, packs = fit_to_machine(space, session(16, 1))
+    assert (fitted.lanes, concurrent, packs) == (64, 25, 4)
+
+
+def test_lanes_without_packs_are_refused(write_space: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="The key `lanes` acts only with trainer packed"):
+        load_space(write_space(lambda values: values.update(lanes=4)))

@@ -45,7 +45,7 @@ class Driver:
 
         Raises ResultsError if something cannot be written.
         """
-        searcher = StudySearcher(study, folder, progress, self._share)
+        searcher = StudySearcher(study, folder, progress, self._share, self.storage)
         if searcher.left:
             self._run(
                 "search",
@@ -72,7 +72,7 @@ class Driver:
         self._run(
             "confirmation",
             confirmation.most - confirmation.ended,
-            RepeatSearcher(confirmation, folder, progress, self._share),
+            RepeatSearcher(confirmation, folder, progress, self._share, self.storage),
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
             progress,

@@ -11,6 +11,7 @@ from tune.folder import SearchFolder
 from tune.progress import Progress, brief, describe
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
+from tune.storage import Storage
 from tune.trainable import EPOCH, FAILED, RESOURCES, SCORES, SETTINGS, STATE, TEST
 
 
@@ -18,13 +19,19 @@ class RepeatSearcher(NotInSnapshots, Searcher):
     """Hands out the repeats that are due. (Those of the next rung are once all of this one have ended.)"""
 
     def __init__(
-        self, confirmation: Confirmation, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+        self,
+        confirmation: Confirmation,
+        folder: SearchFolder,
+        progress: Progress,
+        resources: dict[str, float],
+        storage: Storage,
     ) -> None:
         super().__init__()
         self._confirmation = confirmation
         self._folder = folder
         self._progress = progress
         self._resources = resources
+        self._storage = storage
         self._handed_out: set[tuple[int, int]] = set()
 
     def suggest(self, trial_id: str) -> Any:
@@ -36,13 +43,14 @@ class RepeatSearcher(NotInSnapshots, Searcher):
             if (trial, count) not in self._handed_out:
                 self._handed_out.add((trial, count))
                 state = self._folder.state(trial, count, note=self._progress.note)
-                return {
-                    "trial": trial,
-                    "repeat": count,
-                    RESOURCES: self._resources,
-                    SETTINGS: self._confirmation.config(trial, count).to_dict(),
-                    **({STATE: str(state)} if state else {}),
-                }
+                with self._folder.remembering():
+                    return {
+                        "trial": trial,
+                        "repeat": count,
+                        RESOURCES: self._resources,
+                        SETTINGS: self._confirmation.config(trial, count).to_dict(),
+                        **({STATE: self._storage.share(state, f"{trial}-{count}.pt")} if state else {}),
+                    }
         return None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -115,7 +115,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         shared_storage(space.storage, folder.path.name) as shared,
         ray_session(address, **options) as session,
     ):
-        storage = shared or Storage.find(str(session.folder), "tune")
+        storage = shared or Storage.at(session.folder)
         fitted, concurrent = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         print_machine(fitted, folder, concurrent, dropped_gpu)

@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 from tune.folder import SearchFolder
 from tune.progress import Progress
 from tune.snapshot import NotInSnapshots
+from tune.storage import Storage
 from tune.study import Proposal, SearchStudy
 from tune.trainable import RESOURCES, SETTINGS, STATE
 
@@ -19,13 +20,19 @@ class StudySearcher(NotInSnapshots, Searcher):
     """
 
     def __init__(
-        self, study: SearchStudy, folder: SearchFolder, progress: Progress, resources: dict[str, float]
+        self,
+        study: SearchStudy,
+        folder: SearchFolder,
+        progress: Progress,
+        resources: dict[str, float],
+        storage: Storage,
     ) -> None:
         super().__init__()
         self._study = study
         self._folder = folder
         self._progress = progress
         self._resources = resources
+        self._storage = storage
         with folder.writing():
             self._unfinished = deque(study.unfinished())
         self._new = study.space.trials - len(study.records())
@@ -37,12 +44,12 @@ class StudySearcher(NotInSnapshots, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the config of a Tune trial, or FINISHED, or None after a failure."""
-        if self._unfinished:
-            return self._config(self._unfinished.popleft())
-        if not self._new:
+        if not self.left:
             return Searcher.FINISHED
-        self._new -= 1
         with self._folder.remembering():
+            if self._unfinished:
+                return self._config(self._unfinished.popleft())
+            self._new -= 1
             return self._config(self._study.ask())
         return None
 
@@ -52,7 +59,7 @@ class StudySearcher(NotInSnapshots, Searcher):
             "trial": proposal.number,
             RESOURCES: self._resources,
             SETTINGS: proposal.config.to_dict(),
-            **({STATE: str(state)} if state else {}),
+            **({STATE: self._storage.share(state, f"{proposal.number}.pt")} if state else {}),
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -11,11 +11,12 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 from core.config import Config
 from core.scores import References
 from tune.folder import STATE_FILE
+from tune.storage import fetched
 from tune.training import Training
 
 #: Keys of a result. Without scores it only shows that the trial is alive; MEMORY asks for a larger share of the GPU.
 EPOCH, SCORES, TEST, FAILED, MEMORY = "epoch", "scores", "test", "failed", "memory"
-#: Keys of a trial's config: what it takes, its settings, and the state.pt that it goes on from, if there is one.
+#: Keys of a trial's config: what it takes, its settings, and where the state.pt is that it goes on from, if any.
 RESOURCES, SETTINGS, STATE = "resources", "settings", "state"
 
 #: Seconds after which a step reports that it is alive, and after which it saves what it has trained. Scores depend on
@@ -50,8 +51,7 @@ class TimeStepTraining(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the worker over for another trial."""
         self._settings = Config.from_mapping(new_config[SETTINGS])
-        state = new_config.get(STATE)
-        self._state = Path(state) if state else None
+        self._state: str | None = new_config.get(STATE)
         self._gpu = _gpu_share(new_config)
         self._training: Training | None = None
         self._saved = time.monotonic()
@@ -90,9 +90,10 @@ class TimeStepTraining(tune.Trainable):
         self._training = None
         self._start(Path(checkpoint_dir) / STATE_FILE)
 
-    def _start(self, state: Path | None) -> None:
+    def _start(self, state: str | Path | None) -> None:
         if self._training is None:
-            self._training = Training(self._settings, self._curves, self._test, state)
+            with fetched(state) as file:
+                self._training = Training(self._settings, self._curves, self._test, file)
 
     def _out_of_memory(self, error: Exception) -> dict[str, Any]:
         """Fail alone, or ask for a larger share of the GPU where there is one. What was trained is let go."""

@@ -16,8 +16,14 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_
 nodes = [cluster.head_node, *(cluster.add_node(num_cpus=1) for _ in range(int(sys.argv[1]) - 1))]
 print(cluster.address, flush=True)
 for line in sys.stdin:
-    cluster.remove_node(nodes[int(line)], allow_graceful=False)
-    print("removed", flush=True)
+    command, argument = line.split()
+    if command == "kill":
+        cluster.remove_node(nodes[int(argument)], allow_graceful=False)
+        print("killed", flush=True)
+    else:
+        actors = cluster.global_state.actor_table(None).values()
+        found = {actor["Address"]["NodeID"] for actor in actors if actor["ActorClassName"] == argument}
+        print(*(index for index, node in enumerate(nodes) if node.node_id in found), flush=True)
 for node in reversed(nodes):
     node.kill_all_processes(check_alive=False, allow_graceful=False)
 """
@@ -32,10 +38,17 @@ class RunningCluster:
 
     def kill_node(self, index: int) -> None:
         """Kill all processes of a node; 0 is the head."""
+        assert self._ask(f"kill {index}") == "killed"
+
+    def nodes_with(self, actor_class: str) -> set[int]:
+        """The nodes on which actors of a class are or have been."""
+        return {int(index) for index in self._ask(f"nodes {actor_class}").split()}
+
+    def _ask(self, question: str) -> str:
         assert self._process.stdin
         assert self._process.stdout
-        print(index, file=self._process.stdin, flush=True)
-        assert self._process.stdout.readline() == "removed\n"
+        print(question, file=self._process.stdin, flush=True)
+        return self._process.stdout.readline().strip()
 
 
 @contextmanager

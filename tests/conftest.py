@@ -18,7 +18,7 @@ class SearchInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "search" if nodeid.startswith("tests/tune/") else nodeid
+        return "search" if nodeid.startswith(("tests/tune/", "tests/deploy/")) else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SearchInOneProcess:

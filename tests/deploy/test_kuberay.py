@@ -17,8 +17,8 @@ FOLDER = Path("deploy/kuberay")
 #: The fields of KubeRay's `ray.io/v1` that a search may need, from its API reference.
 FIELDS = {
     "RayJob": "apiVersion kind metadata spec",
-    "RayJobSpec": "activeDeadlineSeconds backoffLimit entrypoint rayClusterSpec runtimeEnvYAML shutdownAfterJobFinishes "
-    "submissionMode submitterPodTemplate suspend ttlSecondsAfterFinished",
+    "RayJobSpec": "activeDeadlineSeconds backoffLimit entrypoint rayClusterSpec runtimeEnvYAML submissionMode "
+    "shutdownAfterJobFinishes submitterPodTemplate suspend ttlSecondsAfterFinished",
     "RayClusterSpec": "authOptions enableInTreeAutoscaling autoscalerOptions headGroupSpec rayVersion workerGroupSpecs",
     "HeadGroupSpec": "rayStartParams serviceType template",
     "WorkerGroupSpec": "groupName maxReplicas minReplicas numOfHosts rayStartParams replicas template",
@@ -36,6 +36,10 @@ def cluster(documents: dict[str, Any]) -> Any:
     return documents["RayJob"]["spec"]["rayClusterSpec"]
 
 
+def groups(cluster: Any) -> list[Any]:
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
 def test_the_job_has_only_fields_that_kuberay_knows(documents: dict[str, Any], cluster: Any) -> None:
     job = documents["RayJob"]
     assert job["apiVersion"] == "ray.io/v1"
@@ -45,13 +49,13 @@ def test_the_job_has_only_fields_that_kuberay_knows(documents: dict[str, Any], c
     for kind, objects in parts.items():
         for part in objects:
             assert part.keys() <= set(FIELDS[kind].split()), kind
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+    for group in groups(cluster):
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())  # numbers are refused
 
 
 def test_the_cluster_asks_for_a_token_and_keeps_its_metrics_to_itself(cluster: Any) -> None:
     assert cluster["authOptions"] == {"mode": "token"}
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+    for group in groups(cluster):
         (container,) = group["template"]["spec"]["containers"]
         environment = {entry["name"]: entry["value"] for entry in container["env"]}
         assert environment["RAY_enable_metrics_collection"] == "0"
@@ -68,7 +72,7 @@ def test_the_entrypoint_is_a_search_whose_files_are_on_the_shared_volume(
     assert options.address == "auto"
     claim = documents["PersistentVolumeClaim"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+    for group in groups(cluster):
         pod = group["template"]["spec"]
         (volume,), (mount,) = pod["volumes"], pod["containers"][0]["volumeMounts"]
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
@@ -86,8 +90,5 @@ def test_the_image_has_the_version_of_ray_that_was_tested_and_all_that_is_instal
     packages = re.search(r"packages = \[(.+)\]", Path("pyproject.toml").read_text())
     assert packages
     assert {name.strip(' "').split(".")[0] for name in packages[1].split(",")} <= set(sources)
-    images = {
-        group["template"]["spec"]["containers"][0]["image"]
-        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
-    }
+    images = {group["template"]["spec"]["containers"][0]["image"] for group in groups(cluster)}
     assert len(images) == 1  # a cluster of several versions does not start

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from tests.tune.conftest import load_values
-from tests.tune.searches import own_home, trials_table
+from tests.tune.searches import load_study, own_home
 from tests.tune.sockets import family
 
 SCRIPT = Path("deploy/slurm/search.sbatch").absolute()
@@ -63,18 +63,17 @@ def test_a_job_ends_before_its_limit_is_requeued_and_finishes(tmp_path: Path) ->
             time.sleep(0.1)
         assert (results / ".token").stat().st_mode & 0o777 == 0o600
         assert list(results.glob(".storage/*/search"))
-        (script,) = (
-            pid for pid, command in family(first.pid).items() if command.startswith("bash /") and pid != first.pid
-        )
+        (script,) = (pid for pid, run in family(first.pid).items() if run.startswith(f"bash {SCRIPT}"))
         os.kill(script, signal.SIGUSR1)
         assert first.wait(timeout=120) == 130, (tmp_path / "first.log").read_text()
     assert (tmp_path / "scontrol.log").read_text() == f"requeue {job}\n"
 
     second = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
-    (search,) = results.glob("*-*Z")
-    assert {row["state"] for row in trials_table(search)} <= {"COMPLETE", "PRUNED"}
-    assert len(trials_table(search)) == 6
+    (search,) = results.glob("tiny-*")
+    trials = load_study(search).trials
+    assert len(trials) == 6
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert (search / "best" / "model.pt").exists()
     assert sorted(entry.name for entry in results.iterdir()) == [".storage", search.name]
     assert not list((results / ".storage").iterdir())

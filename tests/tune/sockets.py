@@ -5,6 +5,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ def listening(pids: Iterable[int]) -> dict[int, tuple[str, int]]:
     owners = {}
     for pid in pids:
         for entry in Path(f"/proc/{pid}/fd").glob("*"):
-            if match := re.match(r"socket:\[(\d+)\]", str(entry.readlink())):
-                owners[match[1]] = pid
+            with suppress(FileNotFoundError):  # closed since
+                if match := re.match(r"socket:\[(\d+)\]", str(entry.readlink())):
+                    owners[match[1]] = pid
     ports = {}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

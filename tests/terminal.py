@@ -22,9 +22,6 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._master, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        modes = termios.tcgetattr(terminal)
-        modes[3] &= ~termios.ECHO  # what is typed would move what the program has drawn
-        termios.tcsetattr(terminal, termios.TCSANOW, modes)
         held = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
         self.process = subprocess.Popen(
             command,

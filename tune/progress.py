@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -109,20 +109,23 @@ class Progress:
         )
         return f", {trainings} {self._what}s and {epochs} epochs a minute"
 
-    def _view(self) -> Table:
+    def _view(self) -> Group:
         """The live view: it fills the width, and is never higher than the terminal."""
         width, height = self._console.width, self._console.height
         spent = clock(time.monotonic() - self._start)
-        view = Table.grid(expand=True)
-        room = max(width - _LABEL - 2, 20)
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=self.total, completed=self._before.total() + self._ended.total()))
+        view: list[RenderableType] = []
+        # The ^C of a Ctrl-C must find room in the last line: in the next one it would move what is drawn.
+        room = max(width - _LABEL - 4, 20)
 
         def add(label: str, text: str, rows: int) -> None:
             for row in textwrap.wrap(text, room, max_lines=rows, placeholder=" …"):
-                view.add_row(Text(f"{label:{_LABEL}}  {row}", overflow="ellipsis", no_wrap=True))
+                view.append(Text(f"{label:{_LABEL}}  {row}", overflow="ellipsis", no_wrap=True))
                 label = ""
 
         add(f"{self._what}s", self._counts(), 2)
-        view.add_row(ProgressBar(total=self.total, completed=self._before.total() + self._ended.total()))
+        view.append(bar)
         add("time", f"{spent} passed, {self._time_left()}{self._pace()}", 2)
         for index, text in enumerate(self._best):
             add("" if index else "best", text, max(height // 4, 1))
@@ -130,12 +133,12 @@ class Progress:
             f"{self._what} {name}, epoch {training.epoch}" + (f", {training.result}" if training.result else "")
             for name, training in self._running.items()
         ] or ["starting"]
-        rows = max(height - 1 - view.row_count, 1)
+        rows = max(height - 2 - len(view), 1)
         if len(running) > rows:
             running[rows - 1 :] = [f"and {len(running) - rows + 1} more"]
         for index, text in enumerate(running):
             add("" if index else "now", text, 1)
-        return view
+        return Group(*view)
 
 
 def clock(seconds: float) -> str:

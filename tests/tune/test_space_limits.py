@@ -16,10 +16,11 @@ from core.errors import UserError
 from tune.confirmation import Confirmation
 from tune.constraints import Constraint
 from tune.folder import SearchFolder
+from tune.proposals import SKIPPED
 from tune.ranking import Ranking
-from tune.report import write_report
+from tune.report.write import write_report
 from tune.space import Space, load_space
-from tune.study import SKIPPED, SearchStudy
+from tune.study import SearchStudy
 from tune.tables import trials_table
 
 FORBID = [{"feature_type": ["basic", "rich"], "history_len": [1, 3]}, {"energy_threshold": [2e-4, 1e-3]}]

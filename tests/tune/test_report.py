@@ -197,17 +197,14 @@ def browse(page: str, scheme: str, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 # Searches with little to show
-
-
 @pytest.fixture
 def invented(write_space: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[Path, SearchStudy]]:
     """A results folder with a study that was never run: the changes of its space, and a study to fill."""
 
-    def make(change: Callable[[dict[str, Any]], None] | None = None) -> tuple[Path, SearchStudy]:
+    def make(change: Callable[[dict[str, Any]], None] = lambda values: None) -> tuple[Path, SearchStudy]:
         def with_curves(values: dict[str, Any]) -> None:
             values["fixed"]["eval_periods"] = [10]
-            if change is not None:
-                change(values)
+            change(values)
 
         space: Space = load_space(write_space(with_curves))
         folder = SearchFolder(tmp_path / "results" / "invented")

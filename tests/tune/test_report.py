@@ -1,6 +1,5 @@
 """The report: read in a real browser, and written for searches that have little to show."""
 
-import csv
 import json
 import re
 import shutil
@@ -198,17 +197,14 @@ def browse(page: str, scheme: str, folder: Path) -> tuple[dict[str, Any], str]:
 
 
 # Searches with little to show
-
-
 @pytest.fixture
 def invented(write_space: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[Path, SearchStudy]]:
     """A results folder with a study that was never run: the changes of its space, and a study to fill."""
 
-    def make(change: Callable[[dict[str, Any]], None] | None = None) -> tuple[Path, SearchStudy]:
+    def make(change: Callable[[dict[str, Any]], None] = lambda values: None) -> tuple[Path, SearchStudy]:
         def with_curves(values: dict[str, Any]) -> None:
             values["fixed"]["eval_periods"] = [10]
-            if change is not None:
-                change(values)
+            change(values)
 
         space: Space = load_space(write_space(with_curves))
         folder = SearchFolder(tmp_path / "results" / "invented")
@@ -281,33 +277,6 @@ def test_an_interrupted_search_with_wild_scores(invented: Callable[..., tuple[Pa
     assert f"<dd>{best}</dd>" in page
     assert "9 of 6 trials: 6 done, 2 not ended, 1 stopped" in page
     assert "alert(1)</script>" not in page
-
-
-def test_parameters_of_some_trials_limits_and_skipped_proposals(
-    invented: Callable[..., tuple[Path, SearchStudy]],
-) -> None:
-    def change(values: dict[str, Any]) -> None:
-        values["parameters"]["optimizer"] = {"choice": ["adam", "sgd"]}
-        values["parameters"]["momentum"] = {"float": [0.5, 0.9], "step": 0.1, "only": {"optimizer": "sgd"}}
-        values["constraints"] = ["steps_per_orbit <= 400"]
-        values["forbid"] = [{"feature_type": ["basic", "rich"]}]
-        values["sampler"] = "random"
-
-    results, study = invented(change)
-    for gain in (1.0, 1.1, 1.2, 1.3, 1.4, 1.5):
-        complete(study, scores(gain))
-    complete(study, {**scores(9.0), "steps_per_orbit": 500.0})
-    records = study.records()
-    assert records[-1].number > len(records) - 1 == 6
-    assert {"momentum" in record.parameters for record in records} == {True, False}
-    write_report(results)
-    assert set(assert_complete(results)) == {"dt_along_orbit", "energy_error", "learning_curves"}
-    page = page_of(results)
-    assert f"<dd>{records[5].number}</dd>" in page
-    assert "7 of 6 trials: 7 done. Ranked by work_gain with rel_dE &lt;= 0.005, steps_per_orbit &lt;= 400" in page
-    SearchFolder(results).write_trials(records)
-    rows = list(csv.DictReader((results / "trials.csv").read_text().splitlines()))
-    assert [row["momentum"] == "" for row in rows] == ["momentum" not in record.parameters for record in records]
 
 
 def test_a_search_without_trials(invented: Callable[..., tuple[Path, SearchStudy]]) -> None:

@@ -1,5 +1,6 @@
 """Forbidden combinations are never run, and limits on results count wherever trials are compared."""
 
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from optuna.trial import TrialState
 from core.errors import UserError
 from tune.confirmation import Confirmation
 from tune.constraints import Constraint
+from tune.folder import SearchFolder
+from tune.proposals import SKIPPED
 from tune.ranking import Ranking
+from tune.report.write import write_report
 from tune.space import Space, load_space
-from tune.study import SKIPPED, SearchStudy
+from tune.study import SearchStudy
 from tune.tables import trials_table
 
 FORBID = [{"feature_type": ["basic", "rich"], "history_len": [1, 3]}, {"energy_threshold": [2e-4, 1e-3]}]
@@ -201,3 +205,31 @@ def test_the_sampler_keeps_away_from_what_breaks_a_limit(write_space: Callable[.
         study.report(proposal.number, 4, scores(5.0 if many else 2 - distance, 900 if many else 300))
         study.finish(proposal.number, 4)
     assert sum(record.scores["steps_per_orbit"] > 400 for record in study.records()[20:]) <= 6
+
+
+def test_a_report_shows_limits_gaps_and_no_skipped_proposal(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    def change(values: dict[str, Any]) -> None:
+        values["fixed"]["eval_periods"] = [10]  # its curves come with the package
+        values["parameters"]["optimizer"] = {"choice": ["adam", "sgd"]}
+        values["parameters"]["momentum"] = {"float": [0.5, 0.9], "step": 0.1, "only": {"optimizer": "sgd"}}
+        values |= {"constraints": LIMITS, "forbid": [{"feature_type": ["basic", "rich"]}], "sampler": "random"}
+
+    folder = SearchFolder(tmp_path / "results" / "invented")
+    folder.create(load_space(write_space(change)))
+    study = SearchStudy(load_space(folder.path / "space.yaml"), folder.journal, "test")
+    for gain, steps in ((1.0, 300), (1.1, 300), (1.2, 300), (1.5, 300), (1.4, 300), (1.3, 300), (9.0, 500)):
+        number = study.ask().number
+        study.report(number, 4, scores(gain, steps))
+        study.finish(number, 4)
+    records = study.records()
+    assert records[-1].number > len(records) - 1 == 6
+    assert {"momentum" in record.parameters for record in records} == {True, False}
+    folder.write_trials(records)
+    rows = list(csv.DictReader((folder.path / "trials.csv").read_text().splitlines()))
+    assert [row["momentum"] == "" for row in rows] == ["momentum" not in record.parameters for record in records]
+    page = write_report(folder.path).read_text()
+    assert f"<dd>{records[3].number}</dd>" in page
+    assert "7 of 6 trials: 7 done. Ranked by work_gain with rel_dE &lt;= 0.005, steps_per_orbit &lt;= 400" in page
+    assert "Traceback" not in page
+    drawn = {path.stem for path in (folder.path / "report").glob("*.png")}
+    assert {"parallel_coordinates", "slice", "importances", "timeline", "history"} <= drawn

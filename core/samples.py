@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from core.config import Config
 from core.forces import State, by_component
 
 
@@ -76,6 +77,11 @@ class SampleShape(NamedTuple):
         shape = (*rest.shape[:-1], self.bodies, self.dim)
         position, velocity, acceleration = (part.view(shape) for part in parts[:3])
         return Samples(inputs, State(position, velocity, acceleration, parts[3]), *parts[4].unbind(-1))
+
+
+def cold_capacity(config: Config) -> int:
+    """Return how many cold starts a lane keeps: the newest eight of each place in each orbit's warm-up."""
+    return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8
 
 
 class SampleBuffer:

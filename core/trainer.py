@@ -28,11 +28,9 @@ from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
-from core.samples import SampleBuffer, Samples, SampleShape
+from core.samples import SampleBuffer, Samples, SampleShape, cold_capacity
 from core.timestep import Learned, network_of
-
-#: Samples of one pass of a verdict.
-_VERDICT_CHUNK = 512
+from core.verdict import judge
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -126,7 +124,7 @@ class Trainer:
         self.lanes: list[Lane] = []
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
-            [_cold_capacity(config) for config in configs],
+            [cold_capacity(config) for config in configs],
             [config.replay_capacity for config in configs],
             self.shape,
             self.network.flat,
@@ -314,17 +312,8 @@ class Trainer:
     def judge(self, index: int) -> bool:
         """Judge every sample of a lane without gradient. Return whether its phase 2 is over."""
         lane = self.lanes[index]
-        rows = self.buffer.rows(index)
-        chosen = self._select([index])
-        below = timid = 0
-        total = 0.0
-        for chunk in torch.split(rows, _VERDICT_CHUNK):
-            samples = self.shape.read(chunk.unsqueeze(0))
-            output = self.network(self._embed(samples, chosen), chosen.layers)
-            error = self.objective.rel_dE(samples, output, chosen.where)
-            total += float(error.sum())
-            below += int((error < self.objective.threshold[chosen.where]).sum())
-            timid += int((error < self.objective.lower[chosen.where]).sum())
+        rows, layers = self.buffer.rows(index), self._select([index]).layers
+        below, timid, total = judge(rows, self.shape, self.network, layers, self.objective, index)
         record = lane.record
         record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
         record.replay_rel_dE = total / len(rows)
@@ -406,10 +395,3 @@ class Trainer:
         """Put the mean energy that the lane's orbits start the epoch with into its record."""
         count = self.lanes[index].config.num_orbits
         self.lanes[index].record.E0 = float(self.collection.energy[index, :count].mean())
-
-
-
-
-def _cold_capacity(config: Config) -> int:
-    """Cold starts that a lane keeps: the newest eight of each place in each orbit's warm-up."""
-    return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8

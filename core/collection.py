@@ -5,15 +5,16 @@ hold copies of its first orbit, which take part in nothing.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from core.config import Config
 from core.errors import ConfigError
-from core.features import InputScales, pair_units
+from core.features import COLUMNS, InputScales, pair_units
 from core.forces import Forces, State, relative_energy_scale
-from core.history import History, Windows
+from core.input_rows import InputRows
 from core.lane import Lane
 from core.leapfrog import Block, leapfrog
 from core.orbits import Orbits, check_fits_memory, draw
@@ -24,6 +25,15 @@ from core.timestep import Dynamical, unit_time
 _PILOT_STEPS = 200
 #: A system counts in it for so many units of its time: one that flies apart would count with all the sizes there are.
 _PILOT_PERIODS = 3
+
+
+class Picked(NamedTuple):
+    """Orbits of some lanes: their samples as they stand, the step before (n, B), the rows of their inputs (n, B, F)."""
+
+    where: slice | Tensor
+    samples: Samples
+    previous: Tensor
+    rows: Tensor
 
 
 class Collection:
@@ -47,31 +57,47 @@ class Collection:
         counts = torch.tensor([config.num_orbits for config in configs], device=device)
         lanes, batch = len(configs), int(counts.max())
         self.exists = torch.arange(batch, device=device) < counts[:, None]
-        shape = (lanes, batch)
-        vectors = torch.zeros(*shape, first.num_particles, first.dim, device=device, dtype=first.torch_dtype)
-        self.state = State(vectors, vectors.clone(), vectors.clone(), vectors[..., 0].clone())
+        shape, vector = (lanes, batch), first.num_particles * first.dim
+        # All numbers of all orbits in one tensor (C, L, B), so that lanes are picked and put back at once, and that
+        # arithmetic goes along whole vectors of orbits. What has a name is a view of it.
+        self._vector, self._dim = vector, first.dim
+        self._numbers = torch.zeros(
+            3 * vector + first.num_particles + 4, *shape, device=device, dtype=first.torch_dtype
+        )
+        self.state, (self.energy, self.scale, self.previous, self.stretch) = self._named(self._numbers)
+        self.stretch.fill_(1)
         self._history_len = torch.tensor([[config.history_len] for config in configs], device=device)
         self._reversible, self._n_steps = first.step_rule == "reversible", first.n_steps
         self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=first.torch_dtype)
-        self.energy, self.scale = vectors[..., 0, 0].clone(), vectors[..., 0, 0].clone()
         self.elapsed = torch.zeros(shape, dtype=torch.float64, device=device)
         self.period = torch.zeros_like(self.elapsed)
         #: Accepted steps since the orbit started: the first history_len are its warm-up.
         self.age = torch.zeros(shape, dtype=torch.int64, device=device)
         #: Accepted steps of this epoch, warm-up aside; gradient steps on the current state.
         self.collected, self.tries = self.age.clone(), self.age.clone()
-        self.windows: Windows = ()
-        #: The step that led here, 0 where the reversible rule starts; and what share of its proposal it was.
-        self.previous, self.stretch = torch.zeros_like(self.energy), torch.ones_like(self.energy)
+        #: The rows (L, B, F) of each orbit's input.
+        self._inputs: Tensor | None = None
         #: Orbits to be started afresh in the next epoch: stuck, or their period is over.
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
 
+    def _named(self, numbers: Tensor) -> tuple[State, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return state, energy, scale, previous and stretch of numbers (C, n, B), all views.
+
+        ``previous`` is the step that led here, 0 where the reversible rule starts, and ``stretch`` what share of its
+        proposal it was.
+        """
+        shape = (-1, self._dim, *numbers.shape[1:])
+        vector, bodies = self._vector, self._vector // self._dim
+        *vectors, mass, scalars = torch.split(numbers, [vector, vector, vector, bodies, 4])
+        position, velocity, acceleration = (part.view(shape).permute(2, 3, 0, 1) for part in vectors)
+        energy, scale, previous, stretch = scalars.unbind(0)
+        return State(position, velocity, acceleration, mass.permute(1, 2, 0)), (energy, scale, previous, stretch)
+
     def open(self, scales: Sequence[InputScales]) -> None:
-        """Make the history of each lane with its input scales, without a past unless there is one already."""
-        self.history = History(self.configs, scales)
-        if not self.windows:
-            self.windows = self.history.empty(self.state)
-        self.refresh()
+        """Take each lane's input scales, and begin the rows of inputs unless there are any already."""
+        self._rows = InputRows(self.configs, scales)
+        if self._inputs is None:
+            self._inputs = self._rows.begun(slice(None), self.state)
 
     def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
         """Put fresh initial conditions into ``orbits`` of ``lane``."""
@@ -112,16 +138,27 @@ class Collection:
         return self.state.map(lambda tensor: tensor[lane, : self.configs[lane].num_orbits])
 
     def own_window(self, lane: int) -> Tensor:
-        """Return the window (B, K, C) of a lane's own orbits (a view)."""
-        return self.history.own(self.windows, lane)[: self.configs[lane].num_orbits]
+        """Return the window (B, K, C) of a lane's own orbits (a view): the rows before the current state's."""
+        config = self.configs[lane]
+        assert self._inputs is not None
+        assert config.feature_type is not None
+        columns = len(COLUMNS[config.feature_type])
+        window = self._inputs[lane, : config.num_orbits, : config.history_len * columns]
+        return window.view(config.num_orbits, config.history_len, columns)
 
     def restore(self, lane: int, orbits: dict[str, Tensor], window: Tensor) -> None:
         """Put back what :meth:`orbit_tensors` and :meth:`own_window` returned."""
         for name, tensor in self._held().items():
             tensor[lane, : self.configs[lane].num_orbits] = orbits[name].to(tensor.device)
         self.fill_unused()
+        self._put_window(lane, window)
+
+    def _put_window(self, lane: int, window: Tensor) -> None:
+        """Make the rows of a lane's inputs anew: a window, and what its orbits' states add."""
+        assert self._inputs is not None
+        where = slice(lane, lane + 1)
+        self._inputs[where] = self._rows.begun(where, self.state.map(lambda tensor: tensor[where]))
         self.own_window(lane).copy_(window)
-        self.refresh()
 
     def adopt(self, lane: int, source: "Collection", index: int) -> None:
         """Take over the orbits of lane ``index`` of another collection, as they stand in their epoch."""
@@ -133,7 +170,7 @@ class Collection:
         )
         for target, value in pairs:
             target[lane, :count] = value[index, :count]
-        self.own_window(lane).copy_(source.own_window(index))
+        self._put_window(lane, source.own_window(index))
 
     def begin_epoch(self, lane: Lane, index: int) -> None:
         """Start the lane's ended orbits afresh and set its counters back."""
@@ -143,62 +180,74 @@ class Collection:
         self.forget_previous(index)
         if ended:
             self.start(index, ended, lane.generator)
-            fresh = torch.zeros_like(self.exists)
-            fresh[index, ended] = True
-            self.windows = self.history.keep_where(fresh, self.history.empty(self.state), self.windows)
-            self.refresh()
+            assert self._inputs is not None
+            orbits = torch.tensor(ended, device=self.ended.device)
+            where = slice(index, index + 1)
+            begun = self._rows.begun(where, self.state.map(lambda tensor: tensor[where, orbits]))
+            self._inputs[index, orbits] = begun[0]
 
     def forget_previous(self, lane: int) -> None:
         """Let the reversible rule start again from the last stretch: the network has changed, and tau with it."""
         self.previous[lane] = 0
 
-    def refresh(self) -> None:
-        """Recompute what follows from states and windows: units and inputs."""
-        units = pair_units(self.state) if self.pair_scaled else None
-        self.unit = unit_time(self.state, units)
-        self.inputs = self.history.inputs(self.state, self.windows, units)
+    def waiting(self, quota: Tensor) -> Tensor:
+        """Which orbits have to collect more before their epoch is full, (L, B); ``quota`` (L, 1) is what they need."""
+        return self.exists & ~self.ended & (self.collected < quota)
 
-    def samples(self) -> Samples:
-        """Return the current state of every orbit as a sample."""
-        return Samples(self.inputs, self.state, self.energy, self.scale, self.unit, self.stretch)
+    def pick(self, where: slice | Tensor) -> "Picked":
+        """Return the orbits of the lanes ``where``, to be moved or not."""
+        assert self._inputs is not None
+        if isinstance(where, slice):
+            numbers, rows = self._numbers[:, where], self._inputs[where]
+        else:
+            numbers, rows = self._numbers.index_select(1, where), self._inputs.index_select(0, where)
+        state, (energy, scale, previous, stretch) = self._named(numbers)
+        units = pair_units(state) if self.pair_scaled else None
+        inputs = self._rows.inputs(rows, where, units)
+        samples = Samples(inputs, state, energy, scale, unit_time(state, units), stretch)
+        return Picked(where, samples, previous, rows)
 
-    def move(self, accepted: Tensor, block: Block, elapsed: Tensor, stretch: Tensor, warm: Tensor) -> None:
-        """Let the ``accepted`` (L, B) orbits take the block of ``elapsed`` time; the others stay where they are."""
-        slid = self.history.slide(self.windows, self.state, block.state, elapsed)
-        self.windows = self.history.keep_where(accepted, slid, self.windows)
-        new_scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
-        wide = accepted[..., None, None]
-        position, velocity, acceleration = (
-            torch.where(wide, new, old) for new, old in zip(block.state[:3], self.state[:3], strict=True)
-        )
-        self.state = State(position, velocity, acceleration, self.state.mass)
-        self.energy = torch.where(accepted, block.energy, self.energy)
-        self.scale = torch.where(accepted, new_scale, self.scale)
-        self.elapsed += torch.where(accepted, elapsed.double(), 0)
+    def move(self, picked: "Picked", accepted: Tensor, block: Block, elapsed: Tensor, stretch: Tensor) -> None:
+        """Let the ``accepted`` (n, B) orbits take the block of ``elapsed`` time; the others stay where they are."""
+        assert self._inputs is not None
+        samples, where = picked.samples, picked.where
+        state = block.state
+        scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
+        previous = picked.previous
         if self._reversible:
-            self.previous = torch.where(accepted, elapsed / self._n_steps, self.previous)
             # The mean of two: an error in tau makes the recursion alternate about its track.
-            self.stretch = torch.where(accepted, 2 / (1 / stretch + 1 / self.stretch), self.stretch)
-        self.age += accepted
-        self.collected += accepted & ~warm
-        self.tries.masked_fill_(accepted, 0)
-        self.refresh()
+            previous, stretch = elapsed / self._n_steps, 2 / (1 / stretch + 1 / samples.stretch)
+        else:
+            stretch = samples.stretch
+        vectors = [tensor.permute(2, 3, 0, 1).flatten(0, 1) for tensor in state[:3]]
+        scalars = torch.stack([block.energy, scale, previous, stretch])
+        moved = torch.cat([*vectors, samples.state.mass.permute(2, 0, 1), scalars])
+        rows = self._rows.added(picked.rows, where, samples.state, state, elapsed)
+        warm = self.is_warm_up()[where]
+        self._numbers[:, where] = torch.where(accepted, moved, self._numbers[:, where])
+        self._inputs[where] = torch.where(accepted.unsqueeze(-1), rows, picked.rows)
+        self.elapsed[where] += torch.where(accepted, elapsed.double(), 0)
+        self.age[where] += accepted
+        self.collected[where] += accepted & ~warm
+        self.tries[where] = self.tries[where].masked_fill(accepted, 0)
 
     def is_warm_up(self) -> Tensor:
         """Whether an orbit is in the first history_len steps since it started, (L, B)."""
         return self.age < self._history_len
 
-    def warm_up_steps(self) -> Tensor:
-        """Return the dynamical criterion's step (L, B) for orbits in their warm-up, NaN for the others."""
-        eps = self._eps.expand_as(self.energy)
-        return torch.where(self.is_warm_up(), Dynamical(eps).propose(self.state, eps), torch.nan)
+    def warm_up_steps(self, picked: "Picked") -> Tensor:
+        """Return the dynamical criterion's step (n, B) for orbits in their warm-up, NaN for the others."""
+        eps = self._eps[picked.where].expand_as(picked.samples.energy)
+        warm = self.is_warm_up()[picked.where]
+        return torch.where(warm, Dynamical(eps).propose(picked.samples.state, eps), torch.nan)
 
     def first_output(self, lane: int) -> float:
         """Return the logarithm of a lane's first proposal: the dynamical criterion's step on its initial orbits."""
         state = self.own_state(lane)
         criterion = Dynamical(self.configs[lane].eps)
         tau = criterion.propose(state, criterion.init(state))
-        return float((tau / self.unit[lane, : len(tau)]).log().mean())
+        unit = unit_time(state, pair_units(state) if self.pair_scaled else None)
+        return float((tau / unit).log().mean())
 
     def fit_scales(self, lane: int) -> InputScales:
         """Fit typical L, V, A and T (geometric means) on a flight with the dynamical criterion.

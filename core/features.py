@@ -85,20 +85,20 @@ def pair_units(state: State) -> Units:
 def state_rows(state: State, softening: float, *, rich: bool) -> Tensor:
     """The 11 columns of basic or the 23 of rich, (..., C). Radius and speed are relative to the centre of mass."""
     n_bodies, dim = state.position.shape[-2:]
-    total = state.mass.sum(-1)
+    total = add_up(state.mass, -1)
     weight = (state.mass / total.unsqueeze(-1)).unsqueeze(-1)
-    radius = torch.linalg.vector_norm(state.position - (weight * state.position).sum(-2, keepdim=True), dim=-1)
-    speed = torch.linalg.vector_norm(state.velocity - (weight * state.velocity).sum(-2, keepdim=True), dim=-1)
-    pull = torch.linalg.vector_norm(state.acceleration, dim=-1)
+    radius = _length(state.position - add_up(weight * state.position, -2).unsqueeze(-2))
+    speed = _length(state.velocity - add_up(weight * state.velocity, -2).unsqueeze(-2))
+    pull = _length(state.acceleration)
     first, second = torch.triu_indices(n_bodies, n_bodies, 1, device=total.device)
-    pair = torch.linalg.vector_norm(state.position[..., first, :] - state.position[..., second, :], dim=-1)
+    pair = _length(state.position[..., first, :] - state.position[..., second, :])
     one = torch.ones_like(total)
     columns = [n_bodies * one, dim * one, total]
-    columns += [radius.mean(-1), radius.amax(-1), speed.mean(-1), speed.amax(-1), pull.mean(-1), pull.amax(-1)]
-    columns += [pair.amin(-1), pair.mean(-1)]
+    columns += [_mean(radius), radius.amax(-1), _mean(speed), speed.amax(-1), _mean(pull), pull.amax(-1)]
+    columns += [pair.amin(-1), _mean(pair)]
     if rich:
         mass = state.mass
-        columns += [mass.mean(-1), mass.amin(-1), mass.amax(-1), _rms(mass)]
+        columns += [_mean(mass), mass.amin(-1), mass.amax(-1), _rms(mass)]
         columns += [radius.amin(-1), _rms(radius), speed.amin(-1), _rms(speed), pull.amin(-1), _rms(pull)]
         columns += [pair.amax(-1), softening * one]
     return torch.stack(columns, -1)
@@ -108,10 +108,18 @@ def transition_rows(before: State, after: State, dt: Tensor) -> Tensor:
     """The 10 columns of delta_mag for the step from ``before`` to ``after`` that took ``dt`` (...)."""
     columns = []
     for old, new in zip(before[:3], after[:3], strict=True):
-        change = torch.linalg.vector_norm(new - old, dim=-1)
-        columns += [change.mean(-1), change.amax(-1), _rms(change)]
+        change = _length(new - old)
+        columns += [_mean(change), change.amax(-1), _rms(change)]
     return torch.stack([*columns, dt.to(columns[0].dtype)], -1)
 
 
+def _length(vectors: Tensor) -> Tensor:
+    return add_up(vectors * vectors, -1).sqrt()
+
+
+def _mean(values: Tensor) -> Tensor:
+    return add_up(values, -1) / values.shape[-1]
+
+
 def _rms(values: Tensor) -> Tensor:
-    return (values * values).mean(-1).sqrt()
+    return _mean(values * values).sqrt()

@@ -24,7 +24,7 @@ def plan_replay(lane: Lane, buffer: SampleBuffer, index: int) -> None:
 
 
 def draw_minibatch(lane: Lane, buffer: SampleBuffer, index: int) -> Tensor:
-    """Return the buffer's places (n,) of the next minibatch: the next of a random order, then random cold starts.
+    """Return the buffer's places (n,) of the next minibatch: the next of a random order, then random cold starts (< 0).
 
     As many are drawn at once as there will be for sure, so that the lane's random numbers are the same as one by one.
     """
@@ -48,10 +48,10 @@ def _draw(lane: Lane, buffer: SampleBuffer, index: int, count: int) -> deque[Ten
         whole = min(count - len(drawn), len(lane.order) // size)
         batches, each = (whole, size) if whole else (1, len(lane.order))
         places, lane.order = lane.order[: batches * each], lane.order[batches * each :]
-        places = places.view(batches, each) + buffer.offset
+        places = places.view(batches, each)
         if cold:
             shape = (batches, max(1, each // (_COLD_SHARE - 1)))
-            places = torch.cat([places, torch.randint(cold, shape, generator=lane.generator)], 1)
+            places = torch.cat([places, -1 - torch.randint(cold, shape, generator=lane.generator)], 1)
         drawn.extend(places.unbind(0))
     return drawn
 

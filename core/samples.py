@@ -5,11 +5,13 @@ state, its energy and energy scale, its unit of time, and what the step rule mad
 Packed into one row of numbers, a minibatch of many lanes is one gather.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from core.config import Config
 from core.forces import State, by_component
 
 
@@ -77,6 +79,11 @@ class SampleShape(NamedTuple):
         return Samples(inputs, State(position, velocity, acceleration, parts[3]), *parts[4].unbind(-1))
 
 
+def cold_capacity(config: Config) -> int:
+    """Return how many cold starts a lane keeps: the newest eight of each place in each orbit's warm-up."""
+    return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8
+
+
 class SampleBuffer:
     """Per lane, two ring buffers in one tensor (L, cold + capacity, W): cold starts first, then the replay samples.
 
@@ -98,23 +105,39 @@ class SampleBuffer:
         """Cold-start samples that the lane holds."""
         return min(self.cold_written[lane], self.cold_capacity[lane])
 
-    def push(self, lane: int, rows: Tensor) -> None:
-        """Append replay samples ``rows`` (n, W) of one lane."""
-        needed = self.offset + min(self.written[lane] + len(rows), self.capacity[lane])
+    def push(
+        self, lanes: list[int], rows: Tensor, taken: Sequence[Sequence[bool]], cold: Sequence[Sequence[bool]]
+    ) -> None:
+        """Append the ``taken`` (n, B) samples ``rows`` (n, B, W) of ``lanes``; the ``cold`` ones are cold starts."""
+        self._make_room(max(self.written[lane] + sum(own) for lane, own in zip(lanes, taken, strict=True)))
+        batch, length = rows.shape[1], self.data.shape[1]
+        places: dict[int, int] = {}  # of the buffer, and which row goes there: of two the later one
+        for number, lane in enumerate(lanes):
+            first = lane * length
+            for orbit, is_taken in enumerate(taken[number]):
+                if not is_taken:
+                    continue
+                if not cold[number][orbit]:
+                    place = first + self.offset + self.written[lane] % self.capacity[lane]
+                    self.written[lane] += 1
+                elif self.cold_capacity[lane]:
+                    place = first + self.cold_written[lane] % self.cold_capacity[lane]
+                    self.cold_written[lane] += 1
+                else:
+                    continue
+                places[place] = number * batch + orbit
+        if places:
+            to, of = torch.tensor([list(places), list(places.values())], device=rows.device)
+            self.data.flatten(0, 1).index_copy_(0, to, rows.flatten(0, 1).index_select(0, of))
+
+    def _make_room(self, samples: int) -> None:
+        """Let lanes hold ``samples`` replay samples, or their capacities."""
+        needed = self.offset + min(samples, max(self.capacity))
         if needed > self.data.shape[1]:
             size = min(2 * needed, self.offset + max(self.capacity))
             grown = self.data.new_zeros(self.data.shape[0], size, self.data.shape[2])
             grown[:, : self.data.shape[1]] = self.data
             self.data = grown
-        rows = rows[-self.capacity[lane] :]
-        self.data[lane, self.offset + self._slots(self.written[lane], len(rows), self.capacity[lane])] = rows
-        self.written[lane] += len(rows)
-
-    def push_cold(self, lane: int, rows: Tensor) -> None:
-        """Append cold-start samples ``rows`` (n, W) of one lane."""
-        rows = rows[-self.cold_capacity[lane] :]
-        self.data[lane, self._slots(self.cold_written[lane], len(rows), self.cold_capacity[lane])] = rows
-        self.cold_written[lane] += len(rows)
 
     def rows(self, lane: int) -> Tensor:
         """All samples of a lane, cold ones first, (n, W)."""
@@ -125,6 +148,7 @@ class SampleBuffer:
     def gather(self, lanes: list[int], places: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the samples at each lane's ``places`` as (L, B, W), and which of them are its own (L, B).
 
+        Replay samples are counted from 0, cold ones from -1 down.
         Rows beyond a lane's own repeat its first one.
         """
         sizes = [len(own) for own in places]
@@ -136,7 +160,7 @@ class SampleBuffer:
             present = torch.arange(count) < torch.tensor(sizes)[:, None]
             index = torch.where(present, index, index[:, :1])
         first = torch.tensor(lanes)[:, None] * self.data.shape[1]
-        index = (index + first).flatten().to(self.data.device)
+        index = (torch.where(index < 0, -1 - index, index + self.offset) + first).flatten().to(self.data.device)
         rows = self.data.flatten(0, 1).index_select(0, index)
         return rows.view(len(lanes), count, -1), present.to(self.data.device)
 
@@ -154,19 +178,11 @@ class SampleBuffer:
 
     def restore_lane(self, lane: int, content: dict[str, Any]) -> None:
         """Put back what :meth:`lane_state` returned."""
-        for name in ("samples", "cold"):
+        self._make_room(len(content["samples"]))
+        for name, first in (("samples", self.offset), ("cold", 0)):
             rows = content[name]
-            padding = rows.new_zeros(len(rows), self.shape.width - rows.shape[1])
             width = rows.shape[1] - self.shape.state_width
-            rows = torch.cat([rows[:, :width], padding, rows[:, width:]], 1).to(self.data)
-            if name == "samples":
-                self.written[lane] = 0
-                self.push(lane, rows)
-            else:
-                self.cold_written[lane] = 0
-                self.push_cold(lane, rows)
+            target = self.data[lane, first : first + len(rows)]
+            target[:, :width], target[:, self.shape.inputs :] = rows[:, :width], rows[:, width:]
         # Ring buffers go on at the place where they were.
         self.written[lane], self.cold_written[lane] = content["written"], content["cold_written"]
-
-    def _slots(self, written: int, count: int, capacity: int) -> Tensor:
-        return (torch.arange(written, written + count, device=self.data.device)) % capacity

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.batch import choose, join, take
 from core.config import StepRule
-from core.forces import Forces, State, relative_energy_scale
+from core.forces import Forces, State, by_component, relative_energy_scale
 from core.leapfrog import leapfrog
 from core.record import Outcome, Run, Sums, record_of
 from core.step_rule import reversible_step
@@ -151,7 +151,7 @@ def fly(
         raise ValueError("None of `periods`, `duration` and `steps` is given; the run would never end.")
     rule = step_rule == "reversible"
     rules = _Rules(criterion, forces, n_steps, rule, threshold, guard, fail_above, steps, steps_per_period, observer)
-    run = _start(state, criterion, forces)
+    run = _start(state.map(lambda tensor: by_component(tensor, 1)), criterion, forces)
     if observer is not None:
         observer(Moved(run.number, run.time, torch.zeros_like(run.energy), run.state, run.energy, run.steps))
     records = []
@@ -218,6 +218,7 @@ def _run_to(
             if 2 * remaining <= len(active):
                 finished.append(take(run, ~active))
                 run = take(run, active)
+                run = run._replace(state=run.state.map(lambda tensor: by_component(tensor, 1)))
                 ends, lengths = end[run.number], period[run.number]
                 active = active[active]
         run = _step(run, active, rules, waiting=not last)

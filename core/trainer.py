@@ -22,18 +22,15 @@ from core.features import InputScales
 from core.forces import State
 from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase
-from core.leapfrog import Block
 from core.network import Forward, FullyConnectedNN
 from core.objective import Attempt, Objective, angular_momentum_error, in_order
 from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
-from core.samples import SampleBuffer, Samples, SampleShape
+from core.samples import SampleBuffer, Samples, SampleShape, cold_capacity
 from core.timestep import Learned, network_of
-
-#: Samples of one pass of a verdict.
-_VERDICT_CHUNK = 512
+from core.verdict import judge
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -107,7 +104,6 @@ class Trainer:
         for row, (source, index) in enumerate(parts):
             trainer._adopt(row, source, index)
         trainer.collection.fill_unused()
-        trainer.collection.refresh()
         return trainer
 
     def _allocate(self, configs: list[Config], systems: list[Orbits | None]) -> None:
@@ -128,7 +124,7 @@ class Trainer:
         self.lanes: list[Lane] = []
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
-            [_cold_capacity(config) for config in configs],
+            [cold_capacity(config) for config in configs],
             [config.replay_capacity for config in configs],
             self.shape,
             self.network.flat,
@@ -187,8 +183,9 @@ class Trainer:
         updating = [index for index in replaying if index not in finished]
         if updating:
             self._replay(self._select(updating))
+        waiting = self.collection.waiting(self._quota).any(-1).tolist() if collecting else []
         for index in collecting:
-            if self.lanes[index].phase is Phase.COLLECT and self._collection_is_over(index):
+            if not waiting[index]:
                 if self.buffer.count(index) < self.lanes[index].config.min_replay_size:
                     finished[index] = self._finish(index)
                 else:
@@ -214,24 +211,32 @@ class Trainer:
 
     def _collect(self, chosen: Selection) -> None:
         held, index = self.collection, chosen.where
-        samples = held.samples().pick(index)
-        active = (held.exists & ~held.ended & (held.collected < self._quota))[index]
+        picked = held.pick(index)
+        samples = picked.samples
+        active = held.waiting(self._quota)[index]
         forward = self.network.forward(self._embed(samples, chosen), chosen.layers)
-        instead = held.warm_up_steps()[index] if self._analytic else None
-        previous = held.previous[index] if self._reversible else None
+        instead = held.warm_up_steps(picked) if self._analytic else None
+        previous = picked.previous if self._reversible else None
         attempt = self.objective.attempt(samples, forward.output, index, instead, previous)
         accepted = active & (attempt.rel_dE < self.objective.threshold[index])  # a NaN is not accepted
         if instead is not None:
             accepted |= active & ~instead.isnan() & attempt.rel_dE.isfinite()
         rejected = active & ~accepted
-        counts = torch.stack([accepted.sum(-1), rejected.sum(-1)]).tolist()
-        for lane, taken, refused in zip(chosen.lanes, *counts, strict=True):
-            self.lanes[lane].record.accepted += taken
-            self.lanes[lane].record.rejected += refused
+        warm = held.is_warm_up()[index]
+        taken, cold, refused = torch.stack([accepted, accepted & warm, rejected]).tolist()
+        counts = [sum(own) for own in taken], [sum(own) for own in refused]
+        for lane, count, missed in zip(chosen.lanes, *counts, strict=True):
+            self.lanes[lane].record.accepted += count
+            self.lanes[lane].record.rejected += missed
         if any(counts[1]):
             self._retrain(chosen, samples, forward, attempt, rejected, counts[1])
         if any(counts[0]):
-            self._record_and_move(chosen, samples, attempt, accepted, counts[0])
+            self._record(chosen, samples, attempt, accepted, taken, cold)
+            elapsed = attempt.dt * self.config.n_steps
+            held.move(picked, accepted, attempt.block, elapsed, attempt.stretch)
+            if self.on_step is not None:
+                self._show(chosen, accepted, warm, elapsed)
+            held.ended |= self._one_period & held.exists & (held.elapsed >= held.period)
 
     def _retrain(
         self,
@@ -253,65 +258,35 @@ class Trainer:
         for lane, count, has_any in zip(chosen.lanes, stuck.sum(-1).tolist(), refused, strict=True):
             self.lanes[lane].record.stuck_orbits += count
             self.lanes[lane].record.retrain_steps += has_any
-            if has_any:
+            if has_any and self._reversible:
                 held.forget_previous(lane)
 
-    def _record_and_move(
-        self, chosen: Selection, samples: Samples, attempt: Attempt, accepted: Tensor, counts: list[int]
+    def _record(
+        self,
+        chosen: Selection,
+        samples: Samples,
+        attempt: Attempt,
+        accepted: Tensor,
+        taken: list[list[bool]],
+        cold: list[list[bool]],
     ) -> None:
-        """Store the accepted states (warm-up ones as cold starts), and let their orbits take the step."""
-        held, lanes = self.collection, len(self.lanes)
-        warm = held.is_warm_up()
-        packed = samples._replace(stretch=attempt.stretch).pack()
+        """Store the accepted states, warm-up ones as cold starts, and add them up."""
         error = angular_momentum_error(samples.state, attempt)
         sums = torch.stack([attempt.rel_dE, error.change / error.scale, attempt.dt])
         totals = in_order(torch.where(accepted, sums, 0)).T.tolist()
+        for lane, own, (error_sum, momentum_sum, dt_sum) in zip(chosen.lanes, taken, totals, strict=True):
+            self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, sum(own))
+        packed = samples._replace(stretch=attempt.stretch).pack()
+        self.buffer.push(chosen.lanes, packed, taken, cold)
+
+    def _show(self, chosen: Selection, accepted: Tensor, warm: Tensor, elapsed: Tensor) -> None:
+        held = self.collection
+        assert self.on_step is not None
         for row, lane in enumerate(chosen.lanes):
-            error_sum, momentum_sum, dt_sum = totals[row]
-            self.lanes[lane].count_accepted(error_sum, momentum_sum, dt_sum, counts[row])
-            cold = warm[lane]
-            if self.buffer.cold_capacity[lane]:
-                starts = packed[row, accepted[row] & cold]
-                if len(starts):
-                    self.buffer.push_cold(lane, starts)
-            recorded = packed[row, accepted[row] & ~cold]
-            if len(recorded):
-                self.buffer.push(lane, recorded)
-        block_dt = attempt.dt * self.config.n_steps
-        block, stretch = attempt.block, attempt.stretch
-        if len(chosen.lanes) < lanes:
-            accepted, block_dt, stretch, block = self._spread(chosen, accepted, block_dt, stretch, block)
-        held.move(accepted, block, block_dt, stretch, warm)
-        if self.on_step is not None:
-            for lane in chosen.lanes:
-                own = held.own_state(lane).map(torch.clone)
-                count = len(own.mass)
-                step = (accepted[lane, :count], warm[lane, :count], block_dt[lane, :count])
-                self.on_step(lane, Step(*step, own, held.energy[lane, :count].clone()))
-        held.ended |= self._one_period & held.exists & (held.elapsed >= held.period)
-
-    def _spread(
-        self, chosen: Selection, accepted: Tensor, dt: Tensor, stretch: Tensor, block: Block
-    ) -> tuple[Tensor, Tensor, Tensor, Block]:
-        """Put the chosen lanes' results among all lanes; the others accept nothing."""
-        held = self.collection
-        all_accepted = torch.zeros_like(held.exists)
-        all_dt, all_stretch = torch.zeros_like(held.energy), torch.zeros_like(held.energy)
-        state = held.state.map(torch.clone)
-        kinetic, potential = torch.zeros_like(held.energy), torch.zeros_like(held.energy)
-        pairs = zip(
-            (all_accepted, all_dt, all_stretch, *state, kinetic, potential),
-            (accepted, dt, stretch, *block.state, block.kinetic, block.potential),
-            strict=True,
-        )
-        for target, value in pairs:
-            target[chosen.where] = value
-        return all_accepted, all_dt, all_stretch, Block(state, kinetic, potential)
-
-    def _collection_is_over(self, lane: int) -> bool:
-        held = self.collection
-        waiting = held.exists[lane] & ~held.ended[lane] & (held.collected[lane] < self._quota[lane])
-        return not bool(waiting.any())
+            own = held.own_state(lane).map(torch.clone)
+            count = len(own.mass)
+            step = (accepted[row, :count], warm[row, :count], elapsed[row, :count])
+            self.on_step(lane, Step(*step, own, held.energy[lane, :count].clone()))
 
     # Phase 2 ---------------------------------------------------------------------------------------
 
@@ -337,17 +312,8 @@ class Trainer:
     def judge(self, index: int) -> bool:
         """Judge every sample of a lane without gradient. Return whether its phase 2 is over."""
         lane = self.lanes[index]
-        rows = self.buffer.rows(index)
-        chosen = self._select([index])
-        below = timid = 0
-        total = 0.0
-        for chunk in torch.split(rows, _VERDICT_CHUNK):
-            samples = self.shape.read(chunk.unsqueeze(0))
-            output = self.network(self._embed(samples, chosen), chosen.layers)
-            error = self.objective.rel_dE(samples, output, chosen.where)
-            total += float(error.sum())
-            below += int((error < self.objective.threshold[chosen.where]).sum())
-            timid += int((error < self.objective.lower[chosen.where]).sum())
+        rows, layers = self.buffer.rows(index), self._select([index]).layers
+        below, timid, total = judge(rows, self.shape, self.network, layers, self.objective, index)
         record = lane.record
         record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
         record.replay_rel_dE = total / len(rows)
@@ -429,10 +395,3 @@ class Trainer:
         """Put the mean energy that the lane's orbits start the epoch with into its record."""
         count = self.lanes[index].config.num_orbits
         self.lanes[index].record.E0 = float(self.collection.energy[index, :count].mean())
-
-
-
-
-def _cold_capacity(config: Config) -> int:
-    """Cold starts that a lane keeps: the newest eight of each place in each orbit's warm-up."""
-    return 0 if config.history_warmup == "analytic" else config.num_orbits * config.history_len * 8

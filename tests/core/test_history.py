@@ -114,12 +114,12 @@ def test_training_and_simulation_use_one_window(kind, history_len):
         assert torch.equal(criterion._history.own((memory.window[None],), 0), collection.own_window(0))
         dt = torch.tensor([0.003 * (step + 1), 0.002], dtype=torch.float64)
         block = leapfrog(collection.state, dt[None], GRAVITY)
-        collection.move(everyone, block, dt[None], torch.ones_like(dt[None]), ~everyone)
+        collection.move(collection.pick(slice(None)), everyone, block, dt[None], torch.ones_like(dt[None]))
         state = leapfrog(state, dt, GRAVITY).state
         memory = criterion.advance(memory, state, dt)
         units = Units(*(unit[None] for unit in pair_units(state)))
         ours = criterion._history.inputs(State(*(part[None] for part in state)), (memory.window[None],), units)
-        assert torch.equal(ours, collection.inputs)
+        assert torch.equal(ours, collection.pick(slice(None)).samples.inputs)
 
 
 def test_rejected_orbit_keeps_its_window():

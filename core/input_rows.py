@@ -1,0 +1,74 @@
+"""What networks of several lanes see of the past, whatever their features and histories: one gather for all.
+
+Each lane's own input is a sequence of rows, oldest first, as :mod:`core.history` says: K transitions for delta_mag, K
+past states and the current one for basic and rich. They are kept as they are, zeros where there is no past; a step
+adds a row behind, and the oldest goes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.config import Config
+from core.features import COLUMNS, InputScales, Units, state_rows, transition_rows
+from core.forces import State
+from core.history import LOG_LIMIT, input_width
+
+
+class InputRows:
+    """The inputs of L lanes. ``where`` picks lanes of tensors (n, B, F), or says each system's lane for (m, F)."""
+
+    def __init__(self, configs: Sequence[Config], scales: Sequence[InputScales]):
+        device, dtype = configs[0].torch_device, configs[0].torch_dtype
+        kinds = {str(config.feature_type) for config in configs}
+        self._softening, self._rich, self._transitions = configs[0].softening, "rich" in kinds, "delta_mag" in kinds
+        self._states = bool(kinds - {"delta_mag"})
+        columns = list(COLUMNS["rich" if self._rich else "basic"]) if self._states else []
+        state_columns = len(columns)
+        columns += COLUMNS["delta_mag"] if self._transitions else []
+        # A mass is a length^3 / time^2 when G = 1.
+        exponents = [(length + 3 * mass, time - 2 * mass) for _, (length, time, mass), _ in columns]
+        self._powers = torch.tensor(exponents, device=device, dtype=dtype).T
+        widths = [input_width(config) for config in configs]
+        #: Length F of the widest lane's input.
+        self.width = max(widths)
+        column, source, factors = [], [], []
+        for config, own, scale in zip(configs, widths, scales, strict=True):
+            assert config.feature_type is not None
+            kind = COLUMNS[config.feature_type]
+            begin = state_columns if config.feature_type == "delta_mag" else 0
+            unused, added = self.width - own, range(self.width + begin, self.width + begin + len(kind))
+            column.append([begin + number % len(kind) for number in range(own)] + [0] * unused)
+            source.append([*range(len(kind), own), *added, *([self.width + len(columns)] * unused)])
+            factors.append([scale.product(kind[number % len(kind)][2]) for number in range(own)] + [1.0] * unused)
+        # For each input its column of a row, and where its number comes from when a row is added: from the rows
+        # that are there, the new row, or the zero behind it.
+        self._column, self._source = torch.tensor(column, device=device), torch.tensor(source, device=device)
+        self._log_scales = torch.tensor(factors, device=device, dtype=dtype).log()
+
+    def begun(self, where: slice | Tensor, state: State) -> Tensor:
+        """Return the rows (..., F) of systems without a past."""
+        nothing = state.mass.new_zeros((*state.mass.shape[:-1], self.width))
+        return self.added(nothing, where, state, state, torch.zeros_like(state.mass[..., 0]))
+
+    def added(self, rows: Tensor, where: slice | Tensor, before: State, after: State, dt: Tensor) -> Tensor:
+        """Add the row of the step of ``dt`` (...) from ``before`` to ``after``; the oldest row goes."""
+        new = [state_rows(after, self._softening, rich=self._rich)] if self._states else []
+        if self._transitions:
+            new.append(transition_rows(before, after, dt))
+        zero = torch.zeros_like(rows[..., :1])
+        return torch.cat([rows, *new, zero], -1).gather(-1, _for_each(self._source[where], rows))
+
+    def inputs(self, rows: Tensor, where: slice | Tensor, units: Units | None) -> Tensor:
+        """Return the network's input (..., F); ``units`` are those of the current states with dt_scale "pair"."""
+        logs = rows.log() - _for_each(self._log_scales[where], rows)
+        if units is not None:
+            unit_logs = torch.stack(units, -1).log() @ self._powers
+            logs = logs - unit_logs.gather(-1, _for_each(self._column[where], rows))
+        # The logarithm of a zero is -inf, and stands for "nothing there".
+        return torch.where(rows > 0, logs.clamp(-LOG_LIMIT, LOG_LIMIT), 0)
+
+
+def _for_each(by_lane: Tensor, rows: Tensor) -> Tensor:
+    return by_lane if rows.dim() == by_lane.dim() else by_lane.unsqueeze(1).expand(-1, rows.shape[1], -1)

@@ -74,14 +74,20 @@ def median_ms(functions: list[Callable[[], object]], repeats: int, device: str) 
     return [statistics.median(times) for times in taken]
 
 
-def replaying(lanes: int, rows: int, device: str) -> Trainer:
-    """Return a trainer whose lanes are all in phase 2 and stay there."""
+def replaying(lanes: int, rows: int, device: str) -> tuple[Trainer, Callable[[], object]]:
+    """Return a trainer whose lanes are all in phase 2, and its tick, after which they still are."""
     trainer = Trainer([config_of(lane, rows, device, min_replay_size=NEVER) for lane in range(lanes)])
     while any(trainer.buffer.count(lane) < max(512, 2 * rows) for lane in range(lanes)):
         trainer.tick()
     for lane in trainer.lanes:
         lane.phase, lane.next_verdict = Phase.REPLAY, NEVER
-    return trainer
+
+    def tick() -> None:
+        for lane in trainer.lanes:
+            lane.replay_losses.clear()  # or it would be found stalled
+        trainer.tick()
+
+    return trainer, tick
 
 
 def collecting(lanes: int, device: str) -> Trainer:
@@ -126,12 +132,12 @@ def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, devic
     for rows in (0, *all_rows):
         one = 0.0
         for count in lanes:
-            trainer = replaying(count, rows, device) if rows else collecting(count, device)
             fewer = max(5, repeats * 32 // (max(32, rows) * max(1, count // 4)))
             if rows:
-                tick, floor = median_ms([trainer.tick, make_floor(trainer, rows)], fewer, device)
+                trainer, step = replaying(count, rows, device)
+                tick, floor = median_ms([step, make_floor(trainer, rows)], fewer, device)
             else:
-                (tick,), floor = median_ms([trainer.tick], fewer, device), float("nan")
+                (tick,), floor = median_ms([collecting(count, device).tick], fewer, device), float("nan")
             rate = 1e3 * count / tick
             one = one or rate
             label, shown = ("phase 2", f"{floor:.3f}") if rows else ("phase 1", "")

@@ -4,11 +4,10 @@ K trainings of a 64-64 network advance in one trainer: 8 orbits each, float64, n
 thread, features and histories that differ from lane to lane. A tick of phase 2 (one minibatch update of each lane)
 stands beside its floor in the same run: batched products forward and backward, activations and fused Adam of those
 shapes, nothing else. A lane-tick is one lane's share of a tick; ratios are to one lane, that is, one training alone.
-Times are of the thread, so that other programs disturb less. Memory is what a lane adds.
+Times are the thread's, the least of many: other programs only add to them. Memory is what a lane adds.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
@@ -59,8 +58,8 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def median_ms(functions: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Median times of functions that are run in turn, in milliseconds of this thread (of the clock on a GPU)."""
+def least_ms(functions: list[Callable[[], object]], repeats: int, device: str) -> list[float]:
+    """Least times of functions that are run in turn, in milliseconds of this thread (of the clock on a GPU)."""
     clock = time.perf_counter if device == "cuda" else time.thread_time
     taken: list[list[float]] = [[] for _ in functions]
     for repeat in range(repeats + 3):
@@ -71,7 +70,7 @@ def median_ms(functions: list[Callable[[], object]], repeats: int, device: str) 
             synchronise(device)
             if repeat >= 3:
                 times.append(1e3 * (clock() - begun))
-    return [statistics.median(times) for times in taken]
+    return [min(times) for times in taken]
 
 
 def replaying(lanes: int, rows: int, device: str) -> tuple[Trainer, Callable[[], object]]:
@@ -135,9 +134,9 @@ def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, devic
             fewer = max(5, repeats * 32 // (max(32, rows) * max(1, count // 4)))
             if rows:
                 trainer, step = replaying(count, rows, device)
-                tick, floor = median_ms([step, make_floor(trainer, rows)], fewer, device)
+                tick, floor = least_ms([step, make_floor(trainer, rows)], fewer, device)
             else:
-                (tick,), floor = median_ms([collecting(count, device).tick], fewer, device), float("nan")
+                (tick,), floor = least_ms([collecting(count, device).tick], fewer, device), float("nan")
             rate = 1e3 * count / tick
             one = one or rate
             label, shown = ("phase 2", f"{floor:.3f}") if rows else ("phase 1", "")
@@ -165,7 +164,7 @@ def evaluations(lanes: tuple[int, ...], repeats: int, device: str) -> None:
             else:
                 land(evaluating(criteria, against))
 
-        (taken,) = median_ms([score], max(1, repeats // 100), device)
+        (taken,) = least_ms([score], max(1, repeats // 100), device)
         each = taken / 1e3 / count
         one = one or each
         print(f"| {count} | {taken / 1e3:.3f} | {each:.4f} | {one / each:.2f} |", flush=True)

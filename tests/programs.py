@@ -27,7 +27,7 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def wait_for(ask: Callable[[], Answer], seconds: float = 60) -> Answer:
+def wait_for(ask: Callable[[], Answer], seconds: float = 300) -> Answer:
     """Ask until there is an answer; not to be there yet is none."""
     until = time.monotonic() + seconds
     while True:

@@ -42,7 +42,7 @@ class Terminal:
             lines.pop()
         return lines
 
-    def watch(self, until: Callable[[list[str]], bool], seconds: float = 120) -> list[str]:
+    def watch(self, until: Callable[[list[str]], bool], seconds: float = 300) -> list[str]:
         """Read what the program writes until its screen is as wanted; return the screen."""
         end = time.monotonic() + seconds
         while not until(self.seen):

@@ -73,11 +73,6 @@ class Proposals:
         fixed, attributes = self._known()
         return self._settle(self._ask(fixed, attributes), fixed, attributes)
 
-    def make_again(self, unfinished: FrozenTrial) -> tuple[Trial, dict[str, Any]]:
-        """Return a trial that a search was killed at while it made it: the same one again, or what takes its place."""
-        self._seed_sampler(unfinished.number)
-        return self._settle(Trial(self._study, unfinished._trial_id), {}, {})
-
     def skip(self, trial: Trial, reason: str) -> None:
         """End a proposal that is not run.
 

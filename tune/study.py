@@ -21,7 +21,7 @@ from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
-from tune.proposals import ORIGIN, SKIPPED, Proposals, is_own
+from tune.proposals import ORIGIN, SKIPPED, Proposals, constrain, is_own
 from tune.ranking import Scores
 from tune.seeds import TRIAL, derived_seed
 from tune.space import Space
@@ -200,7 +200,7 @@ class SearchStudy:
 
     def _tell(self, trial: Trial, scores: Scores, stopped: bool) -> None:
         for name, excess in self.ranking.excesses(scores).items():
-            trial.set_constraint(name, excess)
+            constrain(trial, name, excess)
         if stopped:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:

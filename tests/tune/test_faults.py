@@ -30,13 +30,14 @@ from rich.console import Console
 from core.held_out import held_out
 from core.scores import references_on
 from tests.tune.faulty import FaultyTraining
-from tune.driver import Driver
+from tune import driver
 from tune.opening import open_study
 from tune.folder import SearchFolder
 from tune.progress import Progress
 from tune.space import load_space
 from tune.storage import Storage
 
+driver.TimeStepTraining = FaultyTraining
 space = load_space(Path(sys.argv[1]))
 space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU is none
 folder = SearchFolder(Path(sys.argv[2]))
@@ -44,8 +45,8 @@ folder.create(space)
 study = open_study(space, folder)
 ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
 with ray_session(None, dashboard=False) as session, Progress("trial", 5, Console()) as progress:
-    driver = Driver(space.resources, 2, Storage.find(str(session.folder), "tune"), FaultyTraining)
-    driver.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
+    runs = driver.Driver(space.resources, 2, Storage.find(str(session.folder), "tune"))
+    runs.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
 """
 
 

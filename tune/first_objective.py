@@ -5,7 +5,7 @@ are.
 """
 
 import copy
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import optuna
@@ -31,7 +31,7 @@ class FirstObjective:
     """
 
     def __init__(
-        self, study: optuna.Study, storage: BaseStorage, among: Callable[[FrozenTrial], bool] | None = None
+        self, study: optuna.Study, storage: "BaseStorage | _Written", among: Callable[[FrozenTrial], bool] | None = None
     ) -> None:
         self._study = study
         self._storage = storage
@@ -51,9 +51,32 @@ class FirstObjective:
         """The same study with some of its trials."""
         return FirstObjective(self._study, self._storage, among)
 
-    def should_prune(self, pruner: Any, trial: FrozenTrial) -> bool:
-        """Ask a pruner about a trial."""
-        return bool(pruner.prune(self, _with_curve(trial)))
+    def should_prune(self, pruner: Any, trial: FrozenTrial, stopping: Callable[[dict[str, Any]], None]) -> bool:
+        """Ask a pruner about a trial.
+
+        It says once only that one is to stop: so ``stopping`` is called with its notes before these are written.
+        """
+        written = _Written()
+        stop = bool(pruner.prune(FirstObjective(self._study, written, self._among), _with_curve(trial)))
+        if stop:
+            stopping(written.notes)
+        self.write(trial, written.notes)
+        return stop
+
+    def write(self, trial: FrozenTrial, notes: Mapping[str, Any]) -> None:
+        """Write what a pruner notes about a trial."""
+        for key, value in notes.items():
+            self._storage.set_trial_system_attr(trial._trial_id, key, value)
+
+
+class _Written:
+    """Takes what a pruner writes, instead of the storage."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, Any] = {}
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.notes[key] = value
 
 
 def _with_curve(trial: FrozenTrial) -> FrozenTrial:

@@ -1,19 +1,24 @@
 """The study's file: an Optuna journal, mended before it is opened."""
 
+import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._storage import JournalOperation
 
 
-def open_journal(path: Path, *, reading: bool = False) -> JournalStorage:
+def open_journal(path: Path, *, reading: bool = False, ends: Collection[str] = ()) -> JournalStorage:
     """Open a journal, or start one.
 
     A process that dies while it writes leaves half a line. Optuna reads past it, but the next entry would be glued to
     it and make the file unreadable for ever: so it is cut off before anything is written, and what was cut stays in a
-    file beside. For ``reading`` nothing is changed: another program may be writing.
+    file beside. So is a last trial that was being made, that is, without any of the user attributes ``ends``: with some
+    of its parameters there, a sampler would draw other ones than before. For ``reading`` nothing is changed: another
+    program may be writing.
     """
     if reading:
         return JournalStorage(_ReadOnly(str(path)))
@@ -24,6 +29,8 @@ def open_journal(path: Path, *, reading: bool = False) -> JournalStorage:
         lock.acquire()
         try:
             _cut_torn_line(path)
+            if ends:
+                _cut_half_made(path, ends)
         finally:
             lock.release()
     return JournalStorage(_Journal(path, lock))
@@ -68,3 +75,17 @@ def _cut_torn_line(path: Path, keep: bool = True) -> None:
         shutil.copyfile(path, copy)
     with path.open("r+b") as file:
         file.truncate(whole)
+
+
+def _cut_half_made(path: Path, ends: Collection[str]) -> None:
+    """Cut the last trial if it was being made. Whoever makes one writes nothing else until it is."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    for index in range(len(lines) - 1, -1, -1):
+        entry = json.loads(lines[index])
+        attributes = entry.get("user_attr", {}) | entry.get("user_attrs", {})
+        if any(name in attributes for name in ends):
+            return
+        if entry["op_code"] == JournalOperation.CREATE_TRIAL:
+            with path.open("r+b") as file:
+                file.truncate(sum(map(len, lines[:index])))
+            return

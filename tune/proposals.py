@@ -39,6 +39,12 @@ def is_own(trial: FrozenTrial) -> bool:
     return SKIPPED not in trial.user_attrs and ORIGIN not in trial.user_attrs
 
 
+def constrain(trial: Trial, name: str, excess: float) -> None:
+    """Tell how far a trial is beyond a limit. Optuna warns where a search that was killed had told it already."""
+    if name not in trial.storage.get_trial(trial._trial_id).constraints:
+        trial.set_constraint(name, excess)
+
+
 class Proposals:
     """Makes a study's trials. For each the sampler is made anew, with a seed from the search's and the trial's number.
 
@@ -73,11 +79,6 @@ class Proposals:
         fixed, attributes = self._known()
         return self._settle(self._ask(fixed, attributes), fixed, attributes)
 
-    def make_again(self, unfinished: FrozenTrial) -> tuple[Trial, dict[str, Any]]:
-        """Return a trial that a search was killed at while it made it: the same one again, or what takes its place."""
-        self._seed_sampler(unfinished.number)
-        return self._settle(Trial(self._study, unfinished._trial_id), {}, {})
-
     def skip(self, trial: Trial, reason: str) -> None:
         """End a proposal that is not run.
 
@@ -86,7 +87,7 @@ class Proposals:
         """
         trial.set_user_attr(SKIPPED, reason)
         if reason == _FORBIDDEN:
-            trial.set_constraint(reason, _BEYOND)
+            constrain(trial, reason, _BEYOND)
         self._study.tell(trial, state=TrialState.PRUNED if reason == _FORBIDDEN else TrialState.FAIL)
 
     def _settle(

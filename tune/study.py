@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import InMemoryStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
 from tune.journal import open_journal
-from tune.proposals import ORIGIN, SKIPPED, Proposals, is_own
+from tune.proposals import ORIGIN, SKIPPED, Proposals, constrain, is_own
 from tune.ranking import Scores
 from tune.seeds import TRIAL, derived_seed
 from tune.space import Space
 
-#: Attribute of a trial that early stopping has decided about: the epoch after which it ends.
+#: Attribute of a trial that early stopping ends: after which `epoch`, and the pruner's `notes` of it.
 _STOPPED = "stopped"
 _COMPLETE = TrialState.COMPLETE.name
 
@@ -81,7 +81,9 @@ class SearchStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.ranking = space.ranking
-        storage = open_journal(journal, reading=reading) if journal is not None else InMemoryStorage()
+        storage: BaseStorage = InMemoryStorage()
+        if journal is not None:
+            storage = open_journal(journal, reading=reading, ends=("seed", SKIPPED, ORIGIN))
         self._pruner = space.scheduler.build(space.epochs, space.seed)
         # A study keeps the name that its folder had at first; it may have been moved since.
         if names := [study.study_name for study in storage.get_all_studies()]:
@@ -134,9 +136,6 @@ class SearchStudy:
                 self._study.sampler = optuna.samplers.RandomSampler()
                 self._study.tell(number, state=TrialState.FAIL)
                 continue
-            if SKIPPED not in attributes and not ("parameters" in attributes and "seed" in attributes):
-                proposals.append(self._start(*self._proposals.make_again(frozen)))
-                continue
             # A sampler would prepare a proposal that there is already.
             self._study.sampler = optuna.samplers.RandomSampler()
             trial = Trial(self._study, frozen._trial_id)
@@ -145,7 +144,8 @@ class SearchStudy:
                 continue
             self._running[number] = trial
             if _STOPPED in attributes:
-                self.finish(number, attributes[_STOPPED])
+                self._first_objective.write(frozen, attributes[_STOPPED]["notes"])
+                self.finish(number, attributes[_STOPPED]["epoch"])
             elif "reason" in attributes:
                 self.fail(number, attributes["epochs"], attributes["reason"])
             else:
@@ -179,14 +179,16 @@ class SearchStudy:
         frozen = self._frozen(number)
         if _STOPPED in frozen.user_attrs:
             return True
-        stop = self._first_objective.should_prune(self._pruner, frozen)
-        if stop:
-            trial.set_user_attr(_STOPPED, max(curve_of(frozen)))
-        return stop
+        epoch = max(curve_of(frozen))
+        return self._first_objective.should_prune(
+            self._pruner, frozen, lambda notes: trial.set_user_attr(_STOPPED, {"epoch": epoch, "notes": notes})
+        )
 
     def finish(self, number: int, epoch: int) -> None:
         """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""
-        scores = self._frozen(number).user_attrs.get("scores", {})
+        frozen = self._frozen(number)
+        scores = frozen.user_attrs.get("scores", {})
+        epoch = max([epoch, *curve_of(frozen)])  # a worker that was restarted may be behind what it has reported
         if not scores:
             return self.fail(number, epoch, "it ended without scores")
         if key := self.ranking.missing(scores):
@@ -198,7 +200,7 @@ class SearchStudy:
 
     def _tell(self, trial: Trial, scores: Scores, stopped: bool) -> None:
         for name, excess in self.ranking.excesses(scores).items():
-            trial.set_constraint(name, excess)
+            constrain(trial, name, excess)
         if stopped:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
@@ -234,7 +236,7 @@ class SearchStudy:
         for epoch in sorted(curve):
             self._add_to_curve(trial, curve_of(self._frozen(number)), epoch, curve[epoch])
             # A pruner writes down the rungs that a trial reaches when it is asked.
-            self._first_objective.should_prune(self._pruner, self._frozen(number))
+            self._first_objective.should_prune(self._pruner, self._frozen(number), lambda notes: None)
         self._tell(trial, earlier.scores, stopped=earlier.state == TrialState.PRUNED.name)
 
     @property

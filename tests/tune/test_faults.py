@@ -5,64 +5,78 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from core.held_out import held_out
-from core.scores import evaluate, references, references_on
+from core.scores import evaluate, references
 from core.trainer import Trainer
 from tests.tune.clusters import running_cluster
-from tests.tune.faulty import IS_NAN, NEEDS_THE_WHOLE_GPU, NEEDS_TOO_MUCH, RAISES, FaultyTraining
+from tests.tune.faulty import IS_NAN, NEEDS_THE_WHOLE_GPU, NEEDS_TOO_MUCH, RAISES
 from tests.tune.searches import finish, load_study, only_results, start_search, trials_table, wait_for_file
+from tune.opening import open_search
+from tune.space import load_space
+
+#: A search with a driver of its own: for faulty trainings, on a machine that says that it has a GPU.
+DRIVER = """
+import sys
+from functools import partial
+from pathlib import Path
+from tune.ray_session import prepare_environment, ray_session
+prepare_environment(None)  # before Ray is imported
+import ray
+from rich.console import Console
+from core.held_out import held_out
+from core.scores import references_on
+from tests.tune.faulty import FaultyTraining
+from tune import driver
+from tune.opening import open_study
 from tune.folder import SearchFolder
 from tune.progress import Progress
-from tune.ray_session import prepare_environment, ray_session
 from tune.space import load_space
 from tune.storage import Storage
-from tune.study import SearchStudy
+
+driver.TimeStepTraining = FaultyTraining
+space = load_space(Path(sys.argv[1]))
+space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU is none
+folder = SearchFolder(Path(sys.argv[2]))
+folder.create(space)
+study = open_study(space, folder)
+ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
+with ray_session(None, dashboard=False) as session, Progress("trial", 5, Console()) as progress:
+    runs = driver.Driver(space.resources, 2, Storage.find(str(session.folder), "tune"))
+    runs.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
+"""
 
 
-def test_a_faulty_trial_fails_alone(
-    write_space: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_faulty_trial_fails_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:
     """One raises, one returns NaN, one needs twice its share of the GPU twice, and one more memory than there is."""
 
     def change(values: dict[str, Any]) -> None:
         values |= {"trials": 5, "scheduler": "none", "resources": {"cpu": 0.5, "gpu": 0.25}}
 
-    space = load_space(write_space(change))
-    space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU of this test is none
-    folder = SearchFolder(tmp_path / "results" / "faults")
-    folder.create(space)
-    study = SearchStudy(space, folder.journal, "faults")
-    prepare_environment(None)
-    import ray
-
-    monkeypatch.setattr(ray, "init", partial(ray.init, num_cpus=2, num_gpus=1))
-    with ray_session(None, dashboard=False) as session:
-        from tune.driver import Driver
-
-        driver = Driver(space.resources, 2, Storage.find(str(session.folder), "tune"), FaultyTraining)
-        with Progress("trial", 5, Console(force_terminal=False)) as progress:
-            driver.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
+    results = tmp_path / "results" / "faults"
+    run = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(write_space(change)), str(results)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+    )
+    assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
+    _, study = open_search(results)
     records = study.records()
     assert [record.state for record in records] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE", "FAIL"]
     assert records[RAISES].reason == "ValueError: this one always raises"
     assert records[IS_NAN].reason == "work_gain is NaN"
     assert records[NEEDS_TOO_MUCH].reason.startswith("out of memory (")
     assert "allocate" in records[NEEDS_TOO_MUCH].reason
-    output = capsys.readouterr().out
-    assert output.count("goes on from its last checkpoint after: ValueError") == 2
+    assert run.stdout.count("goes on from its last checkpoint after: ValueError") == 2
     record = records[NEEDS_THE_WHOLE_GPU]
     assert list(study.curve(record.number)) == [1, 2, 3, 4]
-    config = space.config(record.parameters, record.seed)
+    config = study.config(record)
     trainer = Trainer([config])
     for _ in range(4):
         trainer.train_epoch()

@@ -1,11 +1,13 @@
 """A search that is interrupted, in whatever way, and goes on: what comes out is what an unbroken one gives."""
 
 import json
+import math
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from tests.tune.searches import (
     trials_table,
     wait_for_file,
 )
+from tune.space import load_space
+from tune.study import SearchStudy
 
 
 def several_at_a_time(values: dict[str, Any]) -> None:
@@ -183,6 +187,52 @@ def test_more_trials_extend_a_search_and_its_confirmation(broken: Broken, tmp_pa
     assert [candidate["trial"] for candidate in after["candidates"]] == [int(best["number"])]
     if after["candidates"][0]["trial"] == before["candidates"][0]["trial"]:
         assert after["candidates"] == before["candidates"]  # nothing was run again
+
+
+#: The number of a trial that is to fail.
+FAILS = 2
+
+
+def drive(study: SearchStudy) -> None:
+    """Run a study to its end on analytic learning curves, one trial after the other, as a search does."""
+    waiting = study.unfinished()
+    while waiting or len(study.records()) < study.space.trials:
+        proposal = waiting.pop(0) if waiting else study.ask()
+        if proposal.number == FAILS:
+            study.fail(proposal.number, 2, "it raised")
+            continue
+        for epoch in (1, 2, 3, 4):
+            gain = epoch / 4 - abs(math.log10(proposal.config.lr) + 2.5)
+            study.report(proposal.number, epoch, {"work_gain": gain, "rel_dE": 1e-3})
+            if study.should_prune(proposal.number):
+                break
+        study.finish(proposal.number, epoch)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one objective", "two"])
+def test_a_study_may_be_cut_after_any_line(write_space: Callable[..., Path], tmp_path: Path, several: bool) -> None:
+    """Killed between any two entries of its journal, a study ends as if it had not been."""
+
+    def change(values: dict[str, Any]) -> None:
+        values["trials"] = 4
+        values["forbid"] = [{"feature_type": "rich"}]
+        if several:
+            values["objectives"] = ["work_gain", "rel_dE"]
+
+    space = load_space(write_space(change))
+    whole = tmp_path / "whole"
+    drive(SearchStudy(space, whole, "test"))
+    expected = SearchStudy(space, whole, "test", reading=True)
+    assert {"COMPLETE", "PRUNED", "FAIL"} == {record.state for record in expected.records()}
+    lines = whole.read_bytes().splitlines(keepends=True)
+    for count in range(len(lines)):
+        cut = tmp_path / f"cut-{count}"
+        cut.write_bytes(b"".join(lines[:count]))
+        study = SearchStudy(space, cut, "test")
+        drive(study)
+        assert study.records() == expected.records(), lines[count]
+        for one, other in zip(study.trials, expected.trials, strict=True):
+            assert (one.params, one.values, one.system_attrs) == (other.params, other.values, other.system_attrs)
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ ORIGIN = "origin"
 #: The user attribute of a trial that the space knows to be good: its place in `enqueue`.
 _ENQUEUED = "enqueued"
 _FORBIDDEN = "forbidden"
+#: The system attribute in which Optuna keeps what a trial is to have.
+_FIXED = "fixed_params"
 #: After so many proposals in a row that are not run the next trial is drawn at random from those that can be.
-_PATIENCE = 10
+_PATIENCE = 5
 #: So often, before one is made of the space's ends and choices.
 _DRAWS = 1000
 #: Excess of a trial that is not allowed at all.
@@ -74,8 +76,18 @@ class Proposals:
         return self._settle(self._ask(fixed, attributes), fixed, attributes)
 
     def make_again(self, unfinished: FrozenTrial) -> tuple[Trial, dict[str, Any]]:
-        """Return a trial that a search was killed at while it made it: the same one again, or what takes its place."""
+        """Return a trial that a search was killed at while it made it: the same one again, or what takes its place.
+
+        A sampler draws one parameter after the other, so for those that are missing all are drawn again, beside.
+        """
         self._seed_sampler(unfinished.number)
+        beside = optuna.create_study(directions=self._study.directions, sampler=self._study.sampler)
+        beside.add_trials([trial for trial in self._study.get_trials() if trial.number != unfinished.number])
+        if fixed := unfinished.system_attrs.get(_FIXED):
+            beside.enqueue_trial(fixed)
+        drawn = beside.ask()
+        self._space.draw(drawn)
+        self._study._storage.set_trial_system_attr(unfinished._trial_id, _FIXED, drawn.params)
         return self._settle(Trial(self._study, unfinished._trial_id), {}, {})
 
     def skip(self, trial: Trial, reason: str) -> None:
@@ -94,7 +106,7 @@ class Proposals:
     ) -> tuple[Trial, dict[str, Any]]:
         parameters = self._space.draw(trial)
         for attempt in range(_PATIENCE):
-            reason = self._unfit(parameters)
+            reason = self._unfit(parameters, trial.number)
             if not reason:
                 break
             self.skip(trial, reason)
@@ -129,11 +141,11 @@ class Proposals:
         cell = self._untried() if isinstance(self._space.sampler, Grid) else None
         return ({} if cell is None else self._space.stored(cell)), {}
 
-    def _unfit(self, parameters: Mapping[str, Any]) -> str | None:
-        """Why a configuration is not to be run."""
+    def _unfit(self, parameters: Mapping[str, Any], number: int | None = None) -> str | None:
+        """Why a configuration is not to be run, by the trial of that number."""
         if self._space.forbids(parameters):
             return _FORBIDDEN
-        if (earlier := self._tried.get(_text(parameters))) is not None:
+        if (earlier := self._tried.get(_text(parameters), number)) != number:
             return f"the same as trial {earlier}"
         return None
 

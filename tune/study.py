@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
-from tune.journal import open_journal
+from tune.journal import open_journal, together
 from tune.proposals import ORIGIN, SKIPPED, Proposals, is_own
 from tune.ranking import Scores
 from tune.seeds import TRIAL, derived_seed
@@ -81,7 +81,7 @@ class SearchStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.ranking = space.ranking
-        storage = open_journal(journal, reading=reading) if journal is not None else InMemoryStorage()
+        self._storage = storage = open_journal(journal, reading=reading) if journal is not None else InMemoryStorage()
         self._pruner = space.scheduler.build(space.epochs, space.seed)
         # A study keeps the name that its folder had at first; it may have been moved since.
         if names := [study.study_name for study in storage.get_all_studies()]:
@@ -104,7 +104,8 @@ class SearchStudy:
 
     def ask(self) -> Proposal:
         """Start a trial. The search must not be :attr:`over`."""
-        return self._start(*self._proposals.make())
+        with together(self._storage):
+            return self._start(*self._proposals.make())
 
     @property
     def over(self) -> str | None:
@@ -159,8 +160,9 @@ class SearchStudy:
         if trial is None or epoch in curve:
             return
         # The curve comes last: an epoch that it has is not taken again.
-        trial.set_user_attr("scores", dict(scores))
-        self._add_to_curve(trial, curve, epoch, self.ranking.value(scores))
+        with together(self._storage):
+            trial.set_user_attr("scores", dict(scores))
+            self._add_to_curve(trial, curve, epoch, self.ranking.value(scores))
 
     def _add_to_curve(self, trial: Trial, curve: Mapping[int, float], epoch: int, value: float) -> None:
         if self._several:
@@ -179,9 +181,10 @@ class SearchStudy:
         frozen = self._frozen(number)
         if _STOPPED in frozen.user_attrs:
             return True
-        stop = self._first_objective.should_prune(self._pruner, frozen)
-        if stop:
-            trial.set_user_attr(_STOPPED, max(curve_of(frozen)))
+        with together(self._storage):
+            stop = self._first_objective.should_prune(self._pruner, frozen)
+            if stop:
+                trial.set_user_attr(_STOPPED, max(curve_of(frozen)))
         return stop
 
     def finish(self, number: int, epoch: int) -> None:
@@ -193,8 +196,9 @@ class SearchStudy:
             return self.fail(number, epoch, f"{key} is NaN")
         if (trial := self._running.pop(number, None)) is None:
             return None
-        trial.set_user_attr("epochs", epoch)
-        return self._tell(trial, scores, stopped=epoch < self.space.epochs)
+        with together(self._storage):
+            trial.set_user_attr("epochs", epoch)
+            return self._tell(trial, scores, stopped=epoch < self.space.epochs)
 
     def _tell(self, trial: Trial, scores: Scores, stopped: bool) -> None:
         for name, excess in self.ranking.excesses(scores).items():

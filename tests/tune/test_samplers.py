@@ -51,7 +51,7 @@ def text(settings: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_is_seeded_and_goes_on_at_any_trial(name: str, make_space: Make, tmp_path: Path) -> None:
     space = make_space(name, scheduler={"name": "median", "n_startup_trials": 2})
-    unbroken = run(SearchStudy(space, tmp_path / "a", "test"), 9)
+    unbroken = run(SearchStudy(space, None, "test"), 9)
     broken = [one for count in (1, 5, 3) for one in run(SearchStudy(space, tmp_path / "b", "test"), count)]
     assert broken == unbroken
     other = run(SearchStudy(space.changed(seed=4), tmp_path / "c", "test"), 3)
@@ -61,7 +61,7 @@ def test_a_sampler_is_seeded_and_goes_on_at_any_trial(name: str, make_space: Mak
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_trial_that_was_being_proposed_at_a_crash_is_the_same(name: str, make_space: Make, tmp_path: Path) -> None:
     space, journal = make_space(name), tmp_path / "journal"
-    unbroken = run(SearchStudy(space, tmp_path / "a", "test"), 7)
+    unbroken = run(SearchStudy(space, None, "test"), 7)
     run(SearchStudy(space, journal, "test"), 6)
     whole = journal.read_bytes()
     SearchStudy(space, journal, "test").ask()

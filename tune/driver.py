@@ -33,7 +33,7 @@ class Driver:
     """How trainings run: so many at a time. ``storage`` is for Ray's own files.
 
     Each has a process of its own, or with ``packs`` one of up to ``lanes`` lanes of so many pack actors; ``resources``
-    are what such a process takes.
+    are what such a process takes. A ``trainable`` in the place of the training serves tests and benchmarks.
 
     ``monitors`` watch trials and repeats; they are called after the study and the folder know what has happened.
     """
@@ -44,6 +44,7 @@ class Driver:
     packs: int = 0
     lanes: int = 1
     monitors: Sequence[tune.Callback] = ()
+    trainable: type[tune.Trainable] = TimeStepTraining
 
     def run_trials(
         self, study: SearchStudy, folder: SearchFolder, progress: Progress, validation: References
@@ -146,7 +147,7 @@ class Driver:
     ) -> Iterator[tuple[type[tune.Trainable], Searcher]]:
         """Give Ray's trainable and the searcher that goes with it. ``together`` says how many run at a time."""
         if not self.packs:
-            yield _with(TimeStepTraining, **held_out), searcher
+            yield _with(self.trainable, **held_out), searcher
             return
         with packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher):
             yield _with(PackedTraining, **given), searcher

@@ -1,13 +1,16 @@
 """The study's file: an Optuna journal, mended before it is opened."""
 
 import json
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.storages.journal._storage import JournalOperation
 
 
@@ -50,17 +53,40 @@ class _Journal(JournalFileBackend):
         super().__init__(str(path), lock_obj=lock)
         self._path = path
         self._failure: OSError | None = None
+        self._together = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Write entries. Raises OSError, from the first failure on."""
         if self._failure:
             raise self._failure
         try:
-            super().append_logs(logs)
+            with get_lock_file(self._lock), self._path.open("ab") as file:
+                file.write(b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs))
+                file.flush()
+                if not self._together:
+                    os.fsync(file.fileno())
         except OSError as failure:
             self._failure = failure
             _cut_torn_line(self._path, keep=False)
             raise
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wait for the disk once after all entries that are written inside, and not for each: 3 ms and more."""
+        self._together = True
+        try:
+            yield
+        finally:
+            self._together = False
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+
+
+def together(storage: BaseStorage) -> AbstractContextManager[None]:
+    """What is written to a journal inside reaches the disk together; a power cut may keep the first part of it."""
+    if isinstance(storage, JournalStorage) and isinstance(storage._backend, _Journal):
+        return storage._backend.together()
+    return nullcontext()
 
 
 def _cut_torn_line(path: Path, keep: bool = True) -> None:

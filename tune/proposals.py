@@ -27,7 +27,7 @@ ORIGIN = "origin"
 _ENQUEUED = "enqueued"
 _FORBIDDEN = "forbidden"
 #: After so many proposals in a row that are not run the next trial is drawn at random from those that can be.
-_PATIENCE = 10
+_PATIENCE = 5
 #: So often, before one is made of the space's ends and choices.
 _DRAWS = 1000
 #: Excess of a trial that is not allowed at all.
@@ -95,7 +95,7 @@ class Proposals:
     ) -> tuple[Trial, dict[str, Any]]:
         parameters = self._space.draw(trial)
         for attempt in range(_PATIENCE):
-            reason = self._unfit(parameters)
+            reason = self._unfit(parameters, trial.number)
             if not reason:
                 break
             self.skip(trial, reason)
@@ -130,11 +130,11 @@ class Proposals:
         cell = self._untried() if isinstance(self._space.sampler, Grid) else None
         return ({} if cell is None else self._space.stored(cell)), {}
 
-    def _unfit(self, parameters: Mapping[str, Any]) -> str | None:
-        """Why a configuration is not to be run."""
+    def _unfit(self, parameters: Mapping[str, Any], number: int | None = None) -> str | None:
+        """Why a configuration is not to be run, by the trial of that number."""
         if self._space.forbids(parameters):
             return _FORBIDDEN
-        if (earlier := self._tried.get(_text(parameters))) is not None:
+        if (earlier := self._tried.get(_text(parameters), number)) != number:
             return f"the same as trial {earlier}"
         return None
 

@@ -101,7 +101,7 @@ class CMAES(_Entry):
 
     name: Literal["cmaes"]
     n_startup_trials: Count = Field(1, description="random trials before the first generation")
-    popsize: Annotated[int, Field(ge=2)] | None = Field(None, description="trials of a generation; by dimensions")
+    popsize: Annotated[int, Field(ge=4)] | None = Field(None, description="trials of a generation; by dimensions")
     consider_pruned_trials: bool = Field(False, description="learn from stopped trials, too, by their last score")
     use_separable_cma: bool = Field(False, description="a diagonal covariance matrix")
     lr_adapt: bool = Field(False, description="adapt the learning rate, for noisy or rugged objectives")

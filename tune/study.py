@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.config import Config
 from core.errors import UserError
 from tune.first_objective import CURVE, FirstObjective, curve_of
-from tune.journal import open_journal
+from tune.journal import open_journal, together
 from tune.proposals import ORIGIN, SKIPPED, Proposals, constrain, is_own
 from tune.ranking import Scores
 from tune.seeds import TRIAL, derived_seed
@@ -84,6 +84,7 @@ class SearchStudy:
         storage: BaseStorage = InMemoryStorage()
         if journal is not None:
             storage = open_journal(journal, reading=reading, ends=("seed", SKIPPED, ORIGIN))
+        self._storage = storage
         self._pruner = space.scheduler.build(space.epochs, space.seed)
         # A study keeps the name that its folder had at first; it may have been moved since.
         if names := [study.study_name for study in storage.get_all_studies()]:
@@ -106,7 +107,8 @@ class SearchStudy:
 
     def ask(self) -> Proposal:
         """Start a trial. The search must not be :attr:`over`."""
-        return self._start(*self._proposals.make())
+        with together(self._storage):
+            return self._start(*self._proposals.make())
 
     @property
     def over(self) -> str | None:
@@ -159,8 +161,9 @@ class SearchStudy:
         if trial is None or epoch in curve:
             return
         # The curve comes last: an epoch that it has is not taken again.
-        trial.set_user_attr("scores", dict(scores))
-        self._add_to_curve(trial, curve, epoch, self.ranking.value(scores))
+        with together(self._storage):
+            trial.set_user_attr("scores", dict(scores))
+            self._add_to_curve(trial, curve, epoch, self.ranking.value(scores))
 
     def _add_to_curve(self, trial: Trial, curve: Mapping[int, float], epoch: int, value: float) -> None:
         if self._several:
@@ -180,9 +183,10 @@ class SearchStudy:
         if _STOPPED in frozen.user_attrs:
             return True
         epoch = max(curve_of(frozen))
-        return self._first_objective.should_prune(
-            self._pruner, frozen, lambda notes: trial.set_user_attr(_STOPPED, {"epoch": epoch, "notes": notes})
-        )
+        with together(self._storage):
+            return self._first_objective.should_prune(
+                self._pruner, frozen, lambda notes: trial.set_user_attr(_STOPPED, {"epoch": epoch, "notes": notes})
+            )
 
     def finish(self, number: int, epoch: int) -> None:
         """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""
@@ -195,8 +199,9 @@ class SearchStudy:
             return self.fail(number, epoch, f"{key} is NaN")
         if (trial := self._running.pop(number, None)) is None:
             return None
-        trial.set_user_attr("epochs", epoch)
-        return self._tell(trial, scores, stopped=epoch < self.space.epochs)
+        with together(self._storage):
+            trial.set_user_attr("epochs", epoch)
+            return self._tell(trial, scores, stopped=epoch < self.space.epochs)
 
     def _tell(self, trial: Trial, scores: Scores, stopped: bool) -> None:
         for name, excess in self.ranking.excesses(scores).items():

@@ -1,6 +1,7 @@
-"""Every sampler through the same tests: seeded, resumable at any trial, no configuration twice, conditions respected."""
+"""Every sampler through the same tests: seeded, resumable at any trial, nothing run twice, conditions respected."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,16 @@ from tune.space import Space, load_space
 from tune.study import SearchStudy
 
 SAMPLERS: dict[str, dict[str, Any]] = {
-    "tpe": {"n_startup_trials": 5},
-    "gp": {"n_startup_trials": 5},
+    "tpe": {"n_startup_trials": 4},
+    "gp": {"n_startup_trials": 4},
     "cmaes": {"popsize": 4},
-    "nsga2": {"population_size": 5},
+    "nsga2": {"population_size": 3},
     "random": {},
     "qmc": {},
     "halton": {"name": "qmc", "qmc_type": "halton"},
     "grid": {},
 }
 GRID = {"energy_threshold": {"float": [1e-4, 1e-3], "log": True, "step": 10**0.5}, "lr": {"choice": [1e-3, 6e-3]}}
-GRID_CELLS = 3 * 2 * (2 * 4 + 3)
 
 Make = Callable[..., Space]
 
@@ -33,8 +33,10 @@ Make = Callable[..., Space]
 def make_space(write_space: Callable[..., Path]) -> Make:
     def make(name: str, **changes: Any) -> Space:
         def change(values: dict[str, Any]) -> None:
-            values |= {"sampler": {"name": name} | SAMPLERS.get(name, {}), "trials": 100, "scheduler": "none", **changes}
-            if name == "grid":
+            sampler = {"name": name} | SAMPLERS.get(name, {})
+            values |= {"sampler": sampler, "trials": 100, "scheduler": "none", **changes}
+            values["fixed"]["evaluate_every"] = 2
+            if name == "grid" and "parameters" not in changes:
                 values["parameters"] |= GRID
 
         return load_space(write_space(change))
@@ -49,8 +51,8 @@ def text(settings: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_is_seeded_and_goes_on_at_any_trial(name: str, make_space: Make, tmp_path: Path) -> None:
     space = make_space(name, scheduler={"name": "median", "n_startup_trials": 2})
-    unbroken = run(SearchStudy(space, tmp_path / "a", "test"), 16)
-    broken = [one for count in (1, 6, 2, 7) for one in run(SearchStudy(space, tmp_path / "b", "test"), count)]
+    unbroken = run(SearchStudy(space, None, "test"), 9)
+    broken = [one for count in (1, 5, 3) for one in run(SearchStudy(space, tmp_path / "b", "test"), count)]
     assert broken == unbroken
     other = run(SearchStudy(space.changed(seed=4), tmp_path / "c", "test"), 3)
     assert [text(one) for one in other] != [text(one) for one in unbroken[:3]]
@@ -59,16 +61,16 @@ def test_a_sampler_is_seeded_and_goes_on_at_any_trial(name: str, make_space: Mak
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_trial_that_was_being_proposed_at_a_crash_is_the_same(name: str, make_space: Make, tmp_path: Path) -> None:
     space, journal = make_space(name), tmp_path / "journal"
-    unbroken = run(SearchStudy(space, tmp_path / "a", "test"), 10)
-    run(SearchStudy(space, journal, "test"), 9)
+    unbroken = run(SearchStudy(space, None, "test"), 7)
+    run(SearchStudy(space, journal, "test"), 6)
     whole = journal.read_bytes()
     SearchStudy(space, journal, "test").ask()
     lines = journal.read_bytes()[len(whole) :].splitlines(keepends=True)
-    for kept in range(1, len(lines)):
+    for kept in range(1, len(lines), 2):
         journal.write_bytes(whole + b"".join(lines[:kept]))
         study = SearchStudy(space, journal, "test")
         proposals = study.unfinished() or [study.ask()]
-        assert [one.config.to_dict() for one in proposals] == [unbroken[9]], lines[kept - 1]
+        assert [one.config.to_dict() for one in proposals] == [unbroken[6]], lines[kept - 1]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -76,15 +78,14 @@ def test_no_configuration_is_run_twice_and_conditions_are_respected(
     name: str, make_space: Make, tmp_path: Path
 ) -> None:
     coarse = {
-        "history_len": {"int": [0, 3], "when": {"feature_type": {"delta_mag": [1, 3]}}},
-        "feature_type": {"choice": ["basic", "rich", "delta_mag"]},
+        "history_len": {"int": [0, 2], "when": {"feature_type": {"delta_mag": [1, 2]}}},
+        "feature_type": {"choice": ["basic", "delta_mag"]},
         "lr": {"choice": [1e-3, 6e-3]},
     }
-    space = make_space(name).changed(parameters=make_space(name, parameters=coarse).parameters)
-    space = space.changed(parameters={key: space.parameters[key] for key in coarse})
+    space = make_space(name, parameters=coarse)
     study = SearchStudy(space, tmp_path / "journal", "test")
     settings = run(study, 100)
-    assert len(settings) == len(set(map(text, settings))) == 2 * (2 * 4 + 3)  # all there are
+    assert len(settings) == len(set(map(text, settings))) == 2 * (3 + 2)  # all there are
     assert study.over == "every configuration of the space has been tried"
     assert all(one["history_len"] >= 1 for one in settings if one["feature_type"] == "delta_mag")
     assert [record.state for record in study.records()] == ["COMPLETE"] * len(settings)
@@ -98,19 +99,15 @@ def test_a_sampler_learns(name: str, make_space: Make, tmp_path: Path) -> None:
     """What it proposes late is better than what it proposes early, in the mean."""
     space = make_space(name)
     study = SearchStudy(space, tmp_path / "journal", "test")
-    run(study, 40)
+    run(study, 24)
     away = [distance(study.config(record)) for record in study.records()]
-    assert sum(away[28:]) / 12 < 0.8 * sum(away[:12]) / 12
+    assert sum(away[16:]) < 0.8 * sum(away[:8])
 
 
 def test_qmc_fills_the_space_evenly(make_space: Make, tmp_path: Path) -> None:
     study = SearchStudy(make_space("qmc"), tmp_path / "journal", "test")
     run(study, 16)
-    (trials,) = [load_study_of(tmp_path / "journal").trials]
-    about = trials[0].distributions["lr"]
-    import math
-
-    places = [math.log(trial.params["lr"] / about.low) / math.log(about.high / about.low) for trial in trials]
+    places = [math.log10(record.parameters["lr"] / 1e-3) for record in study.records()]  # from 1e-3 to 1e-2
     assert sorted(int(16 * place) for place in places) == list(range(16))  # one in each sixteenth
 
 
@@ -122,21 +119,25 @@ def test_cmaes_keeps_no_pickle_and_takes_a_limit_as_worse_than_any_score(make_sp
         study.report(proposal.number, 4, {"work_gain": gain, "rel_dE": 1e-2 if gain > 0.3 else 1e-3})
         study.finish(proposal.number, 4)
     assert b"optimizer" not in (tmp_path / "journal").read_bytes()
-    late = [record.parameters["energy_threshold"] for record in study.records()[12:]]
-    assert sum(value <= 3e-4 for value in late) > 0.6 * len(late)
+    late = [record.parameters["energy_threshold"] for record in study.records()[16:]]
+    assert all(value < 4.5e-4 for value in late)  # close to the limit, and not at the upper end, 1e-3
 
 
 @pytest.mark.parametrize("name", ["tpe", "gp", "nsga2", "random", "qmc", "grid"])
 def test_several_objectives(name: str, make_space: Make, tmp_path: Path) -> None:
     space = make_space(name, objectives=["work_gain", "steps_per_orbit"])
     study = SearchStudy(space, tmp_path / "journal", "test")
-    run(study, 14)
+    run(study, 8)
     front = {trial.number for trial in load_study_of(tmp_path / "journal").best_trials}
     assert {record.number for record in study.records() if record.pareto} == front
 
 
 BAD = {
-    "several objectives": ({"objectives": ["work_gain", "rel_dE"]}, "cmaes", "`sampler` is cmaes, but must be one that"),
+    "several objectives": (
+        {"objectives": ["work_gain", "rel_dE"]},
+        "cmaes",
+        "`sampler` is cmaes, but must be one that",
+    ),
     "a grid without steps": (
         {"parameters": {"lr": {"float": [1e-3, 1e-2]}}},
         "grid",

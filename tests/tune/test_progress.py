@@ -80,7 +80,8 @@ def test_the_live_view_fits_the_terminal(tmp_path: Path, columns: int, rows: int
 
 
 def test_a_search_in_a_terminal_shows_its_best_while_it_runs(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tune.search", "--space", str(write_space(longer)), "--no-dashboard"]
+    command = [sys.executable, "-m", "tune.search", "--space", str(write_space(longer))]
+    command += ["--max-concurrent", "1", "--no-dashboard"]
     terminal = Terminal(command, tmp_path)
     lines = terminal.watch(lambda lines: any(line.startswith("best     trial ") for line in lines))
     view = {line[:9].strip(): line[9:] for line in lines if line[:9].strip() in ("trials", "time", "best", "now")}
@@ -95,7 +96,7 @@ def test_a_search_in_a_terminal_shows_its_best_while_it_runs(write_space: Callab
 
 def longer(values: dict[str, Any]) -> None:
     values["fixed"] |= {"epochs": 12, "num_orbits": 8}
-    values["trials"] = 3
+    values |= {"trials": 3, "scheduler": "none"}
 
 
 def test_quiet_prints_the_result_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from tests.tune.searches import load_study_of
+from tests.tune.searches import load_study_of, only_results, run_search, trials_table
 from tests.tune.stand_in import run, scores_at
 from tune.duration import seconds
 from tune.space import Space, load_space
@@ -131,3 +131,24 @@ def test_what_cannot_be_is_refused_in_one_line(case: str, write_space: Callable[
     with pytest.raises(UserError, match=message) as refusal:
         load_space(write_space(lambda values: values.update(changes)))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_time_budget_ends_a_search_in_good_order(write_space: Callable[..., Path], tmp_path: Path) -> None:
+    """What runs saves and can go on, in a search that has the budget again; it takes over nothing that it has."""
+
+    def change(values: dict[str, Any]) -> None:
+        values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 60, "evaluate_every": 10}
+        values |= {"trials": 1000, "scheduler": "none", "time_budget": "4s", "enqueue": [{"lr": 2e-3}]}
+
+    search = run_search("--space", write_space(change), "--max-concurrent", 1, "--no-dashboard", folder=tmp_path)
+    assert search.returncode in (0, 1), search.stdout + search.stderr  # 1 if no trial ended on a slow machine
+    assert search.stderr == ""
+    assert "first       1 configurations that are known to be good" in search.stdout
+    assert "ends after  0:04 of time" in search.stdout
+    assert "The time budget is over after " in search.stdout
+    rows = trials_table(tmp_path)
+    assert 1 <= len(rows) < 1000
+    assert float(rows[0]["lr"]) == 2e-3
+    unfinished = [row["number"] for row in rows if row["state"] == "RUNNING" and int(row["epochs"])]
+    saved = only_results(tmp_path) / "checkpoints"
+    assert all((saved / f"{int(number):05d}" / "state.pt").exists() for number in unfinished)

@@ -39,9 +39,9 @@ from tune.storage import Storage
 
 driver.TimeStepTraining = FaultyTraining
 space = load_space(Path(sys.argv[1]))
-space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU is none
 folder = SearchFolder(Path(sys.argv[2]))
 folder.create(space)
+space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU is none
 study = open_study(space, folder)
 ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
 with ray_session(None, dashboard=False) as session, Progress("trial", 5, Console()) as progress:

@@ -30,14 +30,13 @@ from rich.console import Console
 from core.held_out import held_out
 from core.scores import references_on
 from tests.tune.faulty import FaultyTraining
-from tune import driver
+from tune.driver import Driver
 from tune.opening import open_study
 from tune.folder import SearchFolder
 from tune.progress import Progress
 from tune.space import load_space
 from tune.storage import Storage
 
-driver.TimeStepTraining = FaultyTraining
 space = load_space(Path(sys.argv[1]))
 folder = SearchFolder(Path(sys.argv[2]))
 folder.create(space)
@@ -45,8 +44,9 @@ space = space.changed(fixed={**space.fixed, "device": "cpu"})  # the GPU is none
 study = open_study(space, folder)
 ray.init = partial(ray.init, num_cpus=2, num_gpus=1)
 with ray_session(None, dashboard=False) as session, Progress("trial", 5, Console()) as progress:
-    runs = driver.Driver(space.resources, 2, Storage.find(str(session.folder), "tune"))
-    runs.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
+    storage = Storage.find(str(session.folder), "tune")
+    driver = Driver(space.resources, 2, storage, trainable=FaultyTraining)
+    driver.run_trials(study, folder, progress, references_on(held_out(space.example(), "validation")))
 """
 
 

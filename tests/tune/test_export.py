@@ -28,7 +28,7 @@ def program(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[st
 
 
 def scores(gain: float) -> dict[str, float]:
-    return {"work_gain": gain, "rel_dE": 1e-3, "failed_orbits": 0.0}
+    return {"work_gain": gain, "rel_dE": 1e-3, "failed_orbits": 0.0, "steps_per_orbit": 99.0, "convergence_rate": 0.5}
 
 
 @pytest.fixture

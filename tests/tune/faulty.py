@@ -18,17 +18,22 @@ class FaultyTraining(TimeStepTraining):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._number, self._share = new_config["trial"], new_config[RESOURCES]["GPU"]
+        self._stepping = False
         return super().reset_config(new_config)
 
     def step(self) -> dict[str, Any]:
-        result = super().step()
+        self._stepping = True
+        try:
+            result = super().step()
+        finally:
+            self._stepping = False
         if self._number == IS_NAN:
             result[SCORES]["work_gain"] = math.nan
         return result
 
     def _started(self) -> Training:
         training = super()._started()
-        if training.epoch >= 2:
+        if self._stepping and training.epoch >= 2:
             if self._number == RAISES:
                 raise ValueError("this one always raises")
             if self._number == NEEDS_THE_WHOLE_GPU and self._share < 1:

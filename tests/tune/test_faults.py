@@ -134,7 +134,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(write_space: Callable[..., Path
     with running_cluster(2, tmp_path) as cluster:
         cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         search = start_search(
-            *("--space", space, "--address", cluster.address, "--storage", tmp_path / "storage", "--no-dashboard"),
+            *("--space", space, "--address", cluster.address, "--storage", tmp_path / "storage"),
             folder=tmp_path,
             HOME=str(tmp_path),
             XDG_CACHE_HOME=cache,

@@ -237,6 +237,10 @@ class Trainer:
             if self.on_step is not None:
                 self._show(chosen, accepted, warm, elapsed)
             held.ended |= self._one_period & held.exists & (held.elapsed >= held.period)
+        if self._reversible:
+            for lane, missed in zip(chosen.lanes, counts[1], strict=True):
+                if missed:
+                    held.forget_previous(lane)
 
     def _retrain(
         self,
@@ -258,8 +262,6 @@ class Trainer:
         for lane, count, has_any in zip(chosen.lanes, stuck.sum(-1).tolist(), refused, strict=True):
             self.lanes[lane].record.stuck_orbits += count
             self.lanes[lane].record.retrain_steps += has_any
-            if has_any and self._reversible:
-                held.forget_previous(lane)
 
     def _record(
         self,

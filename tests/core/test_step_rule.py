@@ -249,6 +249,22 @@ def test_a_step_that_was_learned_from_starts_the_rule_again():
     assert len([change for change in restarted if change > 1e-3]) > 3
 
 
+def test_orbits_that_were_accepted_start_the_rule_again_too():
+    """The gradient step on an orbit's neighbour changes the network that its next step is proposed by."""
+    settings = {"energy_threshold": 1e-3, "num_orbits": 4, "steps_per_epoch": 30, "replay_steps": 0}
+    trainer = Trainer([small(step_rule="reversible", **settings)])
+    multiply_proposals(trainer, 2.0)
+    lane, mixed = trainer.lanes[0], 0
+    while not lane.epoch:
+        accepted, rejected = lane.record.accepted, lane.record.rejected
+        if trainer.tick():
+            break
+        if lane.record.rejected > rejected:
+            assert (trainer.collection.previous == 0).all()
+            mixed += lane.record.accepted > accepted
+    assert mixed > 3
+
+
 def test_networks_learn_under_the_rule():
     """A start at thrice the right step is mended by the gradient through the rule."""
     settings = {"energy_threshold": 1e-3, "E_upper": 0.3, "steps_per_epoch": 16, "stop_at_period": True}

@@ -27,6 +27,12 @@ def pack_key(config: Config) -> str:
     values = config.to_dict()
     return json.dumps({key: value for key, value in values.items() if key not in LANE_KEYS}, sort_keys=True)
 
+#: Keys that a training may have otherwise from some epoch on: they are read at every step and shape nothing.
+STEERING_KEYS = frozenset(
+    "lr weight_decay momentum energy_threshold E_lower E_upper timid_fraction replay_steps replay_batch_size "
+    "max_retrain_steps min_replay_size rel_loss_bound steps_per_epoch".split()
+)
+
 
 def check_pack(configs: Sequence[Config]) -> None:
     """Raise ConfigError unless the configs differ in keys of a lane's own only."""

@@ -18,7 +18,9 @@ from tune.ending import EndingCallback
 from tune.folder import SearchFolder
 from tune.packed.client import PackedTraining
 from tune.packed.packs import client_share, packed
+from tune.population_scheduler import PopulationScheduler
 from tune.progress import Progress
+from tune.pruners import PopulationBased
 from tune.repeats import RepeatCallback, RepeatSearcher
 from tune.scheduler import StudyScheduler, number, repeat
 from tune.searcher import StudySearcher
@@ -53,17 +55,20 @@ class Driver:
 
         Raises ResultsError if something cannot be written.
         """
-        searcher = StudySearcher(study, folder, Unfinished(folder, self.storage, progress.note), self._share)
+        states = Unfinished(folder, self.storage, progress.note)
+        searcher = StudySearcher(study, folder, states, self._share)
+        population = isinstance(study.space.scheduler, PopulationBased)
         if searcher.left:
             study.timed_out = self._run(
                 "search",
                 searcher.left,
                 searcher,
-                StudyScheduler(study, folder),
+                PopulationScheduler(study, folder, states) if population else StudyScheduler(study, folder),
                 [SearchCallback(study, folder, progress), *self.monitors],
                 progress,
                 lambda: self.concurrent,
                 study.space.time_budget,
+                self.concurrent if not population else None,
                 curves=validation,
             )
 
@@ -88,6 +93,7 @@ class Driver:
             progress,
             lambda: min(self.concurrent, len(confirmation.due())),
             None,
+            self.concurrent,
             curves=validation,
             test=test,
         )
@@ -109,9 +115,13 @@ class Driver:
         progress: Progress,
         together: Callable[[], int],
         seconds: float | None,
+        most: int | None,
         **held_out: Any,
     ) -> bool:
-        """Run Tune; return whether it was ended because so many seconds were over."""
+        """Run Tune; return whether it was ended because so many seconds were over.
+
+        ``most`` is how many trainings may have started and not ended; None lets all take turns.
+        """
         with (
             self._trainings(searcher, together, held_out) as (trainable, searcher),
             EndingCallback(progress.note, seconds) as ending,
@@ -122,7 +132,7 @@ class Driver:
                     search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=samples,
-                    max_concurrent_trials=self.concurrent,
+                    max_concurrent_trials=most,
                     reuse_actors=True,  # a new worker costs a second or two, mostly torch
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,

@@ -118,6 +118,26 @@ class Median(_Entry):
         return FirstStop(self.n_warmup_steps, "n_warmup_steps", "it")
 
 
+class PopulationBased(_Entry):
+    """Population-based training: instead of being stopped, the worst go on with what the best have learned.
+
+    It stands alone: it changes the parameters itself, and so allows no sampler beside it.
+    """
+
+    name: Literal["pbt"]
+    perturbation_interval: Count = Field(description="epochs between two decisions about a trial")
+    quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        0.25, description="the worst share takes over from the best share"
+    )
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="of a parameter to be drawn anew, and not to be moved by a fifth"
+    )
+
+    def first_stop(self) -> FirstStop:
+        """The first decision."""
+        return FirstStop(self.perturbation_interval, "perturbation_interval", "it")
+
+
 class NoStopping(_Entry):
     """Every trial runs to its end."""
 
@@ -129,5 +149,5 @@ def _bare_name(value: Any) -> Any:
 
 
 Scheduler = Annotated[
-    Asha | Hyperband | Median | NoStopping, Field(discriminator="name"), BeforeValidator(_bare_name)
+    Asha | Hyperband | Median | PopulationBased | NoStopping, Field(discriminator="name"), BeforeValidator(_bare_name)
 ]

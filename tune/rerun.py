@@ -73,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def recorded_trial(study: SearchStudy, number: int) -> Recorded:
     """Return what the study has of a trial. Raises UserError if there is nothing to compare with."""
     record = find_trial(study, number)
+    if study.schedule(number):
+        raise UserError(
+            f"Trial {number} took over the training of another one (`schedule` in the study), so it cannot be run "
+            "again alone."
+        )
     if record.state == "RUNNING" and not record.scores:
         raise UserError(f"Trial {number} has no scores yet, so there is nothing to compare with; wait, or --resume.")
     config, curve = study.config(record), study.curve(number)

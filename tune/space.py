@@ -115,6 +115,19 @@ class Space(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _population_is_drawn(cls, values: Any) -> Any:
+        """Population-based training changes the parameters itself, so that its first ones are drawn at random."""
+        if isinstance(values, Mapping) and _name(values.get("scheduler")) == "pbt":
+            if (sampler := _name(values.get("sampler", "random"))) != "random":
+                raise ValueError(
+                    f"The value of `sampler` is {shorten(as_text(sampler))}, but must be left out with `scheduler: "
+                    "pbt`, which changes the parameters itself and allows no sampler beside it."
+                )
+            return {**values, "sampler": "random"}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _plain_values_are_fixed(cls, values: Any) -> Any:
         """A parameter that is given as a plain value is one of the fixed keys."""
         if not isinstance(values, Mapping):
@@ -231,6 +244,10 @@ def shipped_spaces() -> list[str]:
     """Return the names of the spaces that come with the package."""
     entries = (entry.name for entry in files("search_spaces").iterdir())
     return sorted(name.removesuffix(".yaml") for name in entries if name.endswith(".yaml"))
+
+
+def _name(entry: Any) -> Any:
+    return entry.get("name") if isinstance(entry, Mapping) else entry
 
 
 def find_space(name: str) -> Traversable:

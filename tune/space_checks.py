@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from core.config import Config
 from core.errors import ConfigError, UserError, nearest
 from core.inert import inert_settings
-from core.pack import RUN_KEYS
+from core.pack import RUN_KEYS, STEERING_KEYS
 from tune.constraints import Constraint
 from tune.forbidden import check_rules, cuts, is_forbidden
 from tune.grid import number_of_cells
 from tune.objectives import check_objectives, check_score
 from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text
+from tune.pruners import PopulationBased
 from tune.samplers import Grid
 
 if TYPE_CHECKING:
@@ -182,11 +183,40 @@ def _check_sampler(space: "Space") -> None:
         )
 
 
+def _check_population(space: "Space", scheduler: PopulationBased, config: Config) -> None:
+    for key, parameter in space.parameters.items():
+        if key not in STEERING_KEYS:
+            raise UserError(
+                f"The key `parameters.{key}` cannot be searched with `scheduler: pbt`, which changes parameters of "
+                f"trainings that run: those are {', '.join(sorted(STEERING_KEYS))}; put it under `fixed`."
+            )
+        if parameter.parents:
+            raise UserError(
+                f"The key `parameters.{key}` depends on another one, but must not with `scheduler: pbt`, which changes "
+                "each by itself; leave `when` and `only` out."
+            )
+    if config.evaluate_every and scheduler.perturbation_interval % config.evaluate_every:
+        raise UserError(
+            f"The value of `scheduler.perturbation_interval` is {scheduler.perturbation_interval}, but must be a "
+            f"multiple of evaluate_every ({config.evaluate_every}): trials are compared when they are scored."
+        )
+    for name, given, why in (
+        ("confirm", space.confirm, "a training that was changed on its way cannot be repeated"),
+        ("max_concurrent", space.max_concurrent, "all trials advance in turn; `resources` says how many at a time"),
+        ("trainer", space.trainer == "packed", "trials of a pack cannot take over each other's trainings; use solo"),
+        ("patience", space.patience, "the whole population ends together"),
+    ):
+        if given:
+            raise UserError(f"The key `{name}` cannot stand beside `scheduler: pbt`: {why}; leave it out.")
+
+
 def _check_stopping(space: "Space", config: Config) -> None:
     scheduler = space.scheduler
     first = scheduler.first_stop()
     if first is None:
         return
+    if isinstance(scheduler, PopulationBased):
+        _check_population(space, scheduler, config)
     if first.epoch >= config.epochs:
         raise UserError(
             f"The value of `scheduler.{first.key}` is {getattr(scheduler, first.key)}, but {first.what} must be below "

@@ -28,6 +28,8 @@ from tune.space import Space
 
 #: Attribute of a trial that early stopping ends: after which `epoch`, and the pruner's `notes` of it.
 _STOPPED = "stopped"
+#: Attribute of a trial that population-based training has changed.
+_SCHEDULE = "schedule"
 _COMPLETE = TrialState.COMPLETE.name
 
 
@@ -187,6 +189,26 @@ class SearchStudy:
             return self._first_objective.should_prune(
                 self._pruner, frozen, lambda notes: trial.set_user_attr(_STOPPED, {"epoch": epoch, "notes": notes})
             )
+
+    @property
+    def running(self) -> set[int]:
+        """The trials that run."""
+        return set(self._running)
+
+    def change(self, number: int, parameters: Mapping[str, Any], epoch: int, donor: int) -> Config:
+        """Give a running trial other parameters from an epoch on, and another one's training; return its settings."""
+        own = self._frozen(number).user_attrs
+        first = {"epoch": 0, "from": None, "parameters": own["parameters"]}
+        step = {"epoch": epoch, "from": donor, "parameters": dict(parameters)}
+        with together(self._storage):
+            self._running[number].set_user_attr(_SCHEDULE, [*own.get(_SCHEDULE, [first]), step])
+            self._running[number].set_user_attr("parameters", dict(parameters))
+        return self.space.config(parameters, own["seed"])
+
+    def schedule(self, number: int) -> list[dict[str, Any]]:
+        """Where a trial has its parameters from, by epoch, if it was changed on its way; empty otherwise."""
+        steps: list[dict[str, Any]] = self._frozen(number).user_attrs.get(_SCHEDULE, [])
+        return steps
 
     def finish(self, number: int, epoch: int) -> None:
         """End a trial by what it reported: COMPLETE after all its epochs, PRUNED before, FAIL if a score is NaN."""

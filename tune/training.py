@@ -6,6 +6,7 @@ from pathlib import Path
 
 from core.checkpoint import load_state, save_model, save_state
 from core.config import Config
+from core.pack import STEERING_KEYS
 from core.scores import References, evaluate
 from core.trainer import Trainer, TrainingFailed
 from tune.folder import MODEL_FILE, STATE_FILE
@@ -27,7 +28,8 @@ class Training:
     """Trains one configuration, alone in its lane, and scores it at its evaluations.
 
     ``test``, where it is given, is what a trained model is scored on too. ``state`` is a state.pt to go on from, bit
-    for bit on a device of the same kind. Raises CheckpointError if it cannot be read.
+    for bit on a device of the same kind; it may be that of a training that was steered otherwise. Raises
+    CheckpointError if it cannot be read.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class Training:
     ) -> None:
         self._settings = settings
         self._curves, self._test = curves, test
-        self._trainer = load_state(state, device=settings.device) if state else Trainer([settings])
+        self._trainer = _going_on(settings, state) if state else Trainer([settings])
         self._scores: dict[str, float] = {}
 
     @property
@@ -80,3 +82,8 @@ class Training:
     def _evaluation_is_due(self, epoch: int) -> bool:
         every = self._settings.evaluate_every
         return epoch == self._settings.epochs or (every > 0 and epoch % every == 0)
+
+
+def _going_on(settings: Config, state: Path) -> Trainer:
+    values = settings.to_dict()
+    return load_state(state, device=settings.device, **{key: values[key] for key in STEERING_KEYS})

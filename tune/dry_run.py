@@ -31,6 +31,8 @@ def dry_run(space: Space, concurrent: int | None, packs: int, file: object) -> i
     print(f"\n# resources: {resources_of(space, concurrent, packs)}")
     study = SearchStudy(space, None, "dry run")
     for _ in range(min(_SAMPLES, space.trials)):
+        if study.over:
+            break
         proposal = study.ask()
         drawn = yaml.safe_dump(proposal.parameters, sort_keys=False, default_flow_style=True, width=10_000).strip()
         print(f"# trial {proposal.number}, seed {proposal.config.seed}: {drawn}")

@@ -4,7 +4,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
@@ -21,4 +21,4 @@ def seconds(value: Any) -> float:
 
 
 #: Seconds.
-Duration = Annotated[float, BeforeValidator(seconds)]
+Duration = Annotated[float, BeforeValidator(seconds), WithJsonSchema({"type": ["number", "string"]})]

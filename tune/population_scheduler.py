@@ -43,8 +43,7 @@ class PopulationScheduler(StudyScheduler):
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """The one that has run the fewest epochs."""
-        by_epochs = {((trial.last_result or {}).get(EPOCH, 0), number(trial)): trial for trial in _waiting(tune_controller)}
-        return by_epochs[min(by_epochs)] if by_epochs else None
+        return min(_waiting(tune_controller), key=_epochs_and_number, default=None)
 
     def _taken_over(self, trial: Trial, epoch: int) -> tune.Checkpoint | None:
         """Give the trial another's state and changed settings, if it is to have them; return the state."""
@@ -61,3 +60,7 @@ class PopulationScheduler(StudyScheduler):
 def _waiting(tune_controller: TuneController) -> list[Trial]:
     trials: list[Trial] = tune_controller.get_trials()  # type: ignore[no-untyped-call]
     return [trial for trial in trials if trial.status in (Trial.PENDING, Trial.PAUSED)]
+
+
+def _epochs_and_number(trial: Trial) -> tuple[int, int]:
+    return (trial.last_result or {}).get(EPOCH, 0), number(trial)

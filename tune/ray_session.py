@@ -109,6 +109,8 @@ def ray_session(
     import ray
 
     root = tempfile.gettempdir()
+    if not verbose:
+        _silence_raylets()
     before = {number: signal.getsignal(number) for number in _ENDING}
     environment = os.environ.copy()
     with _private_folder(Path(root if len(root) <= _LONGEST_ROOT else "/tmp")) as folder:
@@ -130,6 +132,13 @@ def ray_session(
                 signal.signal(number, handler)
             os.environ.clear()
             os.environ.update(environment)
+
+
+def _silence_raylets() -> None:
+    """Keep Ray from printing what its raylets warn of, such as the number of processes: no setting of its own does."""
+    import ray._private.worker as worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:

@@ -222,7 +222,7 @@ def test_an_interrupted_search_keeps_what_has_ended(write_space: Callable[..., P
 
 
 MOUNT = """\
-mkdir results && mount -t tmpfs -o size=20k tmpfs results || exit 77
+mkdir results && mount -t tmpfs -o size=28k tmpfs results || exit 77
 "$@"; code=$?; find results -type f; exit $code
 """
 

@@ -273,7 +273,10 @@ class SearchStudy:
 
     def records(self) -> list[TrialRecord]:
         """What is known about these, by number."""
-        found = [self._known(trial) for trial in self.trials]
+        return self._on_front([self._known(trial) for trial in self.trials])
+
+    def _on_front(self, found: list[TrialRecord]) -> list[TrialRecord]:
+        """Say which of all complete trials are on the Pareto front, where there is one."""
         if not self._several:
             return found
         front = self.ranking.front({record.number: record.scores for record in found if record.state == _COMPLETE})
@@ -299,6 +302,7 @@ class SearchStudy:
     def best(self, count: int) -> list[TrialRecord]:
         """The best complete trials, best first."""
         complete = [record for trial in self.trials if (record := self._known(trial)).state == _COMPLETE]
+        complete = self._on_front(complete)
         return heapq.nlargest(count, complete, key=lambda record: self._merit(record.number, record.scores))
 
     def _merit(self, number: int, scores: Scores) -> float:

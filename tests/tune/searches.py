@@ -33,7 +33,7 @@ def run_search(*arguments: object, folder: Path, **environment: str) -> "subproc
 
 def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str]":
     """Wait for a search."""
-    output, errors = process.communicate(timeout=180)
+    output, errors = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 

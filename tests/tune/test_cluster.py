@@ -144,7 +144,7 @@ def test_auto_is_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_trials_share_the_nodes_and_each_lies_on_one(tiny_space: Space) -> None:
     space = tiny_space.changed(trials=100, storage="shared")
     nodes = RaySession((Node(0, 0), Node(8, 2), Node(8, 0)), None, Path())
-    fitted, concurrent = fit_to_machine(space, nodes)  # a quarter of a GPU each
+    fitted, concurrent, _ = fit_to_machine(space, nodes)  # a quarter of a GPU each
     assert (fitted.fixed["device"], concurrent) == ("cuda", 8)
     gpus_alone = space.changed(resources=space.resources.model_copy(update={"cpu": 0.5, "gpu": 0.4}))
     assert fit_to_machine(gpus_alone, nodes)[1] == 4  # a share is of one GPU

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def program(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run one of our programs to its end."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=180)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=400)
 
 
 def scores(gain: float) -> dict[str, float]:

@@ -63,7 +63,7 @@ def test_a_faulty_trial_fails_alone(write_space: Callable[..., Path], tmp_path: 
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=600,
     )
     assert (run.returncode, run.stderr) == (0, ""), run.stdout + run.stderr
     _, study = open_search(results)
@@ -109,7 +109,7 @@ def test_a_full_disk_has_room_again(write_space: Callable[..., Path], tmp_path: 
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
     )
     if run.returncode in (1, 77):
         pytest.skip(f"a small disk cannot be made here: {run.stderr}")

@@ -82,7 +82,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report_command(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "tune.report", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
 
 
 def page_of(results: Path) -> str:

@@ -46,7 +46,7 @@ def run_module(name: str, *arguments: object, folder: Path) -> "subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=400,
     )
 
 

@@ -85,7 +85,7 @@ _OVER_ALL = frozenset({"dynamical", "prs23", "dynamical, reversible"})
 #: From coarse to fine. A fixed step's constant is its share of the system's period, the oracle's its tolerance.
 BASELINES = {
     "fixed": Baseline(np.geomspace(1 / 30, 1 / 10_000, 13), _fixed),
-    # The six finest points, below PRS23's, take nine tenths of the time.
+    # The six finest points, below PRS23's, take nine tenths of the steps.
     "dynamical": Baseline(_FINE, _dynamical, finest=6),
     "prs23": Baseline(_SHORT, _prs23),
     "dynamical, reversible": Baseline(_SHORT, _dynamical, "reversible"),

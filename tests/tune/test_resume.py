@@ -33,9 +33,9 @@ from tune.study import SearchStudy
 
 def several_at_a_time(values: dict[str, Any]) -> None:
     """Trials that are stopped early and a confirmation, one training after the other."""
-    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 40, "evaluate_every": 10}
-    values |= {"trials": 4, "max_concurrent": 1, "max_rel_dE": 1.0, "confirm": {"top": 1, "seeds": 2}}
-    values["scheduler"] = {"name": "asha", "min_resource": 10, "reduction_factor": 2}
+    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 120, "evaluate_every": 30}
+    values |= {"trials": 4, "max_concurrent": 1, "max_rel_dE": 1.0, "confirm": {"top": 1, "seeds": 3}}
+    values["scheduler"] = {"name": "asha", "min_resource": 60, "reduction_factor": 2}
 
 
 def run_module(name: str, *arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -163,7 +163,7 @@ def test_a_finished_search_is_only_written_down_again(broken: Broken) -> None:
 def test_a_trial_and_a_repeat_are_repeated_bit_for_bit(broken: Broken) -> None:
     rows = {row["state"]: row for row in trials_table(broken.folder)}
     for arguments, count in (
-        ((rows["PRUNED"]["number"],), "1 values of its curve"),
+        ((rows["PRUNED"]["number"],), "2 values of its curve"),
         ((rows["COMPLETE"]["number"], "--repeat", 2), "identical"),
     ):
         run = run_module("tune.rerun", broken.results, "--trial", *arguments, folder=broken.folder)

@@ -8,7 +8,7 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 
 from tune.checkpoints import STATE, Unfinished
-from tune.folder import SearchFolder
+from tune.folder import STATE_FILE, SearchFolder
 from tune.population import Population
 from tune.scheduler import StudyScheduler, number
 from tune.study import SearchStudy
@@ -48,7 +48,7 @@ class PopulationScheduler(StudyScheduler):
     def _taken_over(self, trial: Trial, epoch: int) -> tune.Checkpoint | None:
         """Give the trial another's state and changed settings, if it is to have them; return the state."""
         donor = self._population.donor(number(trial), epoch)
-        if donor is None or STATE not in self._states.of(donor):
+        if donor is None or not (self._folder.checkpoint(donor) / STATE_FILE).is_file():
             return None
         # First the state: a search that is killed here goes on with it, and with what the trial had.
         self._folder.keep_checkpoint(self._folder.checkpoint(donor), self._folder.checkpoint(number(trial)))

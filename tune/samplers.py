@@ -5,6 +5,7 @@ Optuna's own would not be).
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -31,7 +32,7 @@ class Asking:
     distributions: Mapping[str, BaseDistribution]
 
 
-class _Entry(BaseModel):
+class _Entry(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     #: Whether it can choose for several objectives.
@@ -47,8 +48,9 @@ class _Entry(BaseModel):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return self._build(asking, self.model_dump(exclude={"name"}))
 
+    @abstractmethod
     def _build(self, asking: Asking, options: dict[str, Any]) -> optuna.samplers.BaseSampler:
-        raise NotImplementedError
+        """Make it, with the options of Optuna's."""
 
 
 class TPE(_Entry):

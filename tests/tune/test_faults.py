@@ -1,7 +1,6 @@
 """What goes wrong while a search runs: nothing is lost, and nothing is run twice."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import pytest
 
 from core.scores import evaluate, references
 from core.trainer import Trainer
+from tests.programs import needed
 from tests.tune.clusters import running_cluster
 from tests.tune.faulty import IS_NAN, NEEDS_THE_WHOLE_GPU, NEEDS_TOO_MUCH, RAISES
 from tests.tune.searches import finish, load_study, only_results, start_search, trials_table, wait_for_file
@@ -96,8 +96,7 @@ cp -r results kept
 
 
 def test_a_full_disk_has_room_again(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    if not shutil.which("unshare"):
-        pytest.skip("needs unshare (Debian: apt-get install util-linux)")
+    needed("unshare", "util-linux")
 
     def one_at_a_time(values: dict[str, Any]) -> None:
         values |= {"max_concurrent": 1, "trials": 3, "scheduler": "none"}

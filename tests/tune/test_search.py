@@ -24,6 +24,7 @@ from core.errors import UserError
 from core.scores import evaluate, references
 from core.trainer import Trainer
 from core.work_precision import BASELINES
+from tests.programs import needed
 from tests.tune.conftest import load_values
 from tests.tune.searches import (
     finish,
@@ -228,8 +229,7 @@ mkdir results && mount -t tmpfs -o size=28k tmpfs results || exit 77
 
 
 def test_a_full_disk_is_one_line(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    if not shutil.which("unshare"):
-        pytest.skip("needs unshare")
+    needed("unshare", "util-linux")
     search = [sys.executable, "-m", "tune.search", "--space", str(write_space()), "--no-dashboard"]
     run = subprocess.run(
         ["unshare", "-Urm", "sh", "-c", MOUNT, "sh", *search],

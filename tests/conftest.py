@@ -1,6 +1,7 @@
 """Two cores run two tests: one thread for each, and for the programs that they start."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -9,6 +10,9 @@ import torch
 from xdist.scheduler import LoadScopeScheduling
 
 torch.set_num_threads(1)
+# A run under nohup or in the background ignores these, and so would every program that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class SearchInOneProcess(LoadScopeScheduling):  # type: ignore[misc]

@@ -230,7 +230,9 @@ def test_every_trial_is_a_run_of_one_group_in_wandb(watched: Watched) -> None:
     runs = {run.name: run for run in read_runs(watched.results)}
     with (watched.results / "trials.csv").open(newline="") as file:
         rows = {f"trial-{int(row['number']):05d}": row for row in csv.DictReader(file)}
-    assert set(runs) == set(rows)
+    assert set(runs) <= set(rows)
+    # The interrupt may come between a trial's choice and its beginning.
+    assert all(rows[name]["state"] == "RUNNING" for name in set(rows) - set(runs))
     assert {run.group for run in runs.values()} == {watched.results.name}
     assert {run.project for run in runs.values()} == {"AITimeStepper"}
     for name, run in runs.items():

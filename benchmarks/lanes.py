@@ -110,8 +110,7 @@ def make_floor(trainer: Trainer, rows: int) -> Callable[[], None]:
 
     def step() -> None:
         copy.backward(copy.forward(inputs), slope, copy.views(gradient))
-        for lane in range(len(configs)):
-            optimizer.step(lane, gradient[lane])
+        optimizer.step(range(len(configs)), gradient)
 
     return step
 

@@ -96,7 +96,7 @@ def main() -> None:
 
         def verdict(trainer: Trainer = trainer) -> None:
             with torch.no_grad():
-                trainer.judge(0)
+                trainer.judge([0])
 
         samples = trainer.buffer.count(0) + trainer.buffer.cold_count(0)
         taken, _ = interleaved(verdict, lambda: None, max(5, repeats // 10))

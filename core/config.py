@@ -115,7 +115,9 @@ class Config(BaseModel):
     evaluate_every: CountOrZero = Field(0, description="epochs between two evaluations, 0 = at the end")
     # device
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the tensors live")
-    dtype: Literal["float32", "float64"] = Field("float64", description="precision of states and weights")
+    dtype: Literal["float32", "float64", "mixed"] = Field(
+        "float64", description="precision of states and weights; mixed: float64 states, float32 weights"
+    )
     tf32: bool = Field(False, description="matrix products of float32 may use TF32")
     compile: bool = Field(False, description="compile the physics of a training step (torch.compile)")
     detect_anomaly: bool = Field(False, description="stop at the first number that is not finite, and say where")
@@ -235,7 +237,12 @@ class Config(BaseModel):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The torch dtype of states and weights."""
+        """The torch dtype of states, energies and all that is computed with them."""
+        return torch.float32 if self.dtype == "float32" else torch.float64
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """The torch dtype of the network: its weights, what is between its layers, its optimizer."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
     @property

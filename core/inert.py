@@ -19,7 +19,7 @@ _CONDITIONS = (
     ),
     _Condition("fourier_dim", lambda config: config.fourier_scale > 0, "with fourier_scale > 0"),
     _Condition("history_warmup", lambda config: config.history_len > 0, "with history_len > 0"),
-    _Condition("tf32", lambda config: config.dtype == "float32", "with dtype float32"),
+    _Condition("tf32", lambda config: config.dtype != "float64", "with dtype float32 or mixed"),
 )
 
 

@@ -44,8 +44,9 @@ class LearnedLanes:
         first = self._config = configs[0]
         device, dtype = first.torch_device, first.torch_dtype
         widths = [input_width(config) for config in configs]
+        fourier_dim = first.fourier_dim * (first.fourier_scale > 0)
         self.network = FullyConnectedNN(
-            widths, first.hidden_dims, first.activation, dtype, device, first.fourier_dim * (first.fourier_scale > 0)
+            widths, first.hidden_dims, first.activation, first.weights_dtype, device, fourier_dim
         )
         for lane, criterion in enumerate(criteria):
             own = self.network.named(self.network.flat[lane], lane)

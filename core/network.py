@@ -41,11 +41,14 @@ class Forward(NamedTuple):
     output: Tensor
 
 
-def _activate(name: str, value: Tensor) -> Tensor:
+def _activate(name: str, bias: Tensor, value: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``bias + value @ weight`` (with tanh, its sigmoid of twice that) and the activation of it."""
     if name == "tanh":
         # 2 / (1 + exp(-2x)) - 1: torch's sigmoid is six times as fast as its tanh.
-        return torch.rsub((2 * value).sigmoid_(), -1, alpha=-2)
-    return value.relu() if name == "relu" else value * value.sigmoid()
+        before = torch.baddbmm(bias, value, weight, beta=2, alpha=2).sigmoid_()
+        return before, torch.rsub(before, -1, alpha=-2)
+    before = torch.baddbmm(bias, value, weight)
+    return before, before.relu() if name == "relu" else before * before.sigmoid()
 
 
 def _activate_backward(name: str, gradient: Tensor, activated: Tensor) -> Tensor:
@@ -132,14 +135,15 @@ class FullyConnectedNN:
         return self.frequencies[lane, : self._own_widths[lane]]
 
     def embed(self, inputs: Tensor, where: slice | Tensor = _ALL) -> Tensor:
-        """Turn inputs (L, B, F) of the lanes ``where`` into what the first layer sees.
+        """Turn inputs (L, B, F) of the lanes ``where``, of any precision, into what the first layer sees.
 
         Zeros fill them up to its width and to :meth:`padded_rows`. With Fourier features each
         frequency b gives sin(2 pi x.b) and cos(2 pi x.b).
         """
         rows, width = inputs.shape[1:]
         wide = self.frequencies.shape[1]
-        padded = torch.nn.functional.pad(inputs, (0, wide - width, 0, self.padded_rows(rows) - rows))
+        filling = (0, wide - width, 0, self.padded_rows(rows) - rows)
+        padded = torch.nn.functional.pad(inputs.to(self.flat.dtype), filling)
         if not self.frequencies.shape[2]:
             return padded
         phase = 2 * math.pi * torch.bmm(padded, self.frequencies[where])
@@ -151,7 +155,7 @@ class FullyConnectedNN:
         value = inputs
         layers = self.layers if layers is None else layers
         for weight, bias in layers[:-1]:
-            value = _activate(self.activation, torch.baddbmm(bias, value, weight))
+            _, value = _activate(self.activation, bias, value, weight)
         return torch.baddbmm(layers[-1][1], value, layers[-1][0])
 
     def forward(
@@ -162,8 +166,7 @@ class FullyConnectedNN:
         kept, activated, value = [], [], inputs
         for index, (weight, bias) in enumerate(layers[:-1]):
             kept.append(value)
-            before = torch.baddbmm(bias, value, weight)
-            value = _activate(self.activation, before)
+            before, value = _activate(self.activation, bias, value, weight)
             activated.append(before if self.activation == "silu" else value)
             if masks:
                 value = value * masks[index]

@@ -21,50 +21,56 @@ class Optimizer:
     """Adam, AdamW or SGD on the rows of ``flat`` (L, P), each with its own learning rate, weight decay and momentum."""
 
     def __init__(self, configs: Sequence[Config], flat: Tensor):
-        self._configs, self._flat = configs, flat
+        self._configs = configs
         self._kind = configs[0].optimizer
         #: By name, (L, P) each.
         self.moments = {name: torch.zeros_like(flat) for name in _MOMENTS.get(self._kind, ())}
-        #: Steps that each lane has taken, as the kernels want them.
-        self.steps = [torch.zeros((), device=flat.device) for _ in configs]
-        lanes = range(len(configs))
-        self._rows = [(flat[lane], *(moment[lane] for moment in self.moments.values())) for lane in lanes]
+        #: Steps (L,) that each lane has taken, as the kernels want them.
+        self.steps = torch.zeros(len(configs), device=flat.device)
+        # Lists of a lane's weights, moments and step count: views, made once.
+        parts = (flat, *self.moments.values(), self.steps)
+        self._own = [[[row] for row in rows] for rows in zip(*(part.unbind(0) for part in parts), strict=True)]
 
-    def step(self, lane: int, gradient: Tensor) -> None:
-        """Take a lane's step, given d loss / d parameters (P,)."""
-        config, count = self._configs[lane], self.steps[lane]
-        weights, *moments = self._rows[lane]
-        if self._kind == "sgd":
-            torch._fused_sgd_(
-                [weights],
+    def step(self, lanes: Sequence[int], gradients: Tensor) -> None:
+        """Take a step of each of the ``lanes``, given d loss / d parameters (n, P)."""
+        before = self.steps.tolist() if self._kind == "sgd" else []
+        if len(lanes) == len(self.steps):
+            self.steps += 1
+        else:
+            self.steps[torch.tensor(lanes, device=self.steps.device)] += 1
+        for lane, gradient in zip(lanes, gradients.unbind(0), strict=True):
+            config, own = self._configs[lane], self._own[lane]
+            if self._kind == "sgd":
+                weights, momentum, _ = own
+                torch._fused_sgd_(
+                    weights,
+                    [gradient],
+                    momentum,
+                    lr=config.lr,
+                    momentum=config.momentum,
+                    weight_decay=config.weight_decay,
+                    dampening=0.0,
+                    nesterov=False,
+                    maximize=False,
+                    is_first_step=not before[lane],
+                )
+                continue
+            weights, mean, square, count = own
+            (torch._fused_adamw_ if self._kind == "adamw" else torch._fused_adam_)(
+                weights,
                 [gradient],
-                moments,
+                mean,
+                square,
+                [],
+                count,
                 lr=config.lr,
-                momentum=config.momentum,
+                beta1=_BETAS[0],
+                beta2=_BETAS[1],
                 weight_decay=config.weight_decay,
-                dampening=0.0,
-                nesterov=False,
+                eps=_EPS,
+                amsgrad=False,
                 maximize=False,
-                is_first_step=not count,
             )
-            count += 1
-            return
-        count += 1
-        (torch._fused_adamw_ if self._kind == "adamw" else torch._fused_adam_)(
-            [weights],
-            [gradient],
-            [moments[0]],
-            [moments[1]],
-            [],
-            [count],
-            lr=config.lr,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            weight_decay=config.weight_decay,
-            eps=_EPS,
-            amsgrad=False,
-            maximize=False,
-        )
 
     def state(self, lane: int) -> dict[str, Tensor]:
         """Return what a lane's optimizer has come to: its step count and moments (P,) by name; empty before a step."""

@@ -56,6 +56,11 @@ def _draw(lane: Lane, buffer: SampleBuffer, index: int, count: int) -> deque[Ten
     return drawn
 
 
+def is_verdict_due(lane: Lane) -> bool:
+    """Whether the lane's next thing to do in phase 2 is to be judged."""
+    return lane.record.stalled or lane.record.replay_updates >= lane.next_verdict
+
+
 def is_stalled(lane: Lane) -> bool:
     """Whether the mean loss of the last window improves on the window before by less than rel_loss_bound."""
     losses = lane.replay_losses

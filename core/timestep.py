@@ -161,7 +161,7 @@ def network_of(config: Config) -> FullyConnectedNN:
         [input_width(config)],
         config.hidden_dims,
         config.activation,
-        config.torch_dtype,
+        config.weights_dtype,
         config.torch_device,
         config.fourier_dim * (config.fourier_scale > 0),
     )
@@ -174,7 +174,7 @@ def unit_time(state: State, units: Units | None) -> Tensor:
 
 def proposed_step(output: Tensor, unit: Tensor, dt_bound: float | Tensor) -> Tensor:
     """Turn the network's first output z into the step ``max(exp(z) unit, dt_bound)`` (...)."""
-    return (output.exp() * unit).clamp_min(dt_bound)
+    return (output.to(unit.dtype).exp() * unit).clamp_min(dt_bound)
 
 
 def _one_lane(state: State) -> State:

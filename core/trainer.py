@@ -27,10 +27,13 @@ from core.objective import Attempt, Objective, angular_momentum_error, in_order
 from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
 from core.pack import check_pack
-from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, plan_replay
+from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, is_verdict_due, plan_replay
 from core.samples import SampleBuffer, Samples, SampleShape, cold_capacity
 from core.timestep import Learned, network_of
 from core.verdict import judge
+
+#: One in so many lanes is too few to go on in their phase while all others wait in the other one.
+_FEW = 4
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -110,24 +113,26 @@ class Trainer:
         """Make everything that has a place for each lane, without content."""
         check_pack(configs)
         first = self.config = configs[0]
-        device, dtype = first.torch_device, first.torch_dtype
+        device = first.torch_device
         self.forces = forces_of(first)
         if first.tf32:
             torch.set_float32_matmul_precision("high")
         widths = [input_width(config) for config in configs]
+        fourier_dim = first.fourier_dim * (first.fourier_scale > 0)
         self.network = FullyConnectedNN(
-            widths, first.hidden_dims, first.activation, dtype, device, first.fourier_dim * (first.fourier_scale > 0)
+            widths, first.hidden_dims, first.activation, first.weights_dtype, device, fourier_dim
         )
         self.optimizer = Optimizer(configs, self.network.flat)
         self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
         self.lanes: list[Lane] = []
+        self._turn = Phase.COLLECT
         self.shape = SampleShape(max(widths), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
             [cold_capacity(config) for config in configs],
             [config.replay_capacity for config in configs],
             self.shape,
-            self.network.flat,
+            self.collection.energy,
         )
         self.objective = Objective(configs, self.forces)
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
@@ -169,16 +174,13 @@ class Trainer:
     @torch.no_grad()
     def tick(self) -> dict[int, EpochRecord]:
         """Advance every lane that is active by one tick; return the records of epochs that ended, by lane."""
-        alive = [index for index, lane in enumerate(self.lanes) if lane.active]
-        collecting = [index for index in alive if self.lanes[index].phase is Phase.COLLECT]
-        replaying = [index for index in alive if self.lanes[index].phase is Phase.REPLAY]
+        collecting, replaying = self._whose_turn()
         if collecting:
             self._collect(self._select(collecting))
         finished = {}
-        for index in replaying:
-            lane = self.lanes[index]
-            due = lane.record.stalled or lane.record.replay_updates >= lane.next_verdict
-            if due and self.judge(index):
+        due = [index for index in replaying if is_verdict_due(self.lanes[index])]
+        for index, is_over in zip(due, self.judge(due) if due else [], strict=True):
+            if is_over:
                 finished[index] = self._finish(index)
         updating = [index for index in replaying if index not in finished]
         if updating:
@@ -191,6 +193,19 @@ class Trainer:
                 else:
                     self._begin_replay(index)
         return finished
+
+    def _whose_turn(self) -> tuple[list[int], list[int]]:
+        """Return the lanes that collect and those that replay in this tick: one of the two lists is empty.
+
+        A batch of a few lanes takes almost as long as one of all. So those in one phase wait, until few are left
+        in the other.
+        """
+        alive = [index for index, lane in enumerate(self.lanes) if lane.active]
+        here = [index for index in alive if self.lanes[index].phase is self._turn]
+        if _FEW * len(here) < len(alive):
+            self._turn = Phase.REPLAY if self._turn is Phase.COLLECT else Phase.COLLECT
+            here = [index for index in alive if self.lanes[index].phase is self._turn]
+        return (here, []) if self._turn is Phase.COLLECT else ([], here)
 
     def criterion(self, lane: int = 0) -> Learned:
         """Return the lane's network as a step criterion, on a copy of its weights."""
@@ -311,18 +326,20 @@ class Trainer:
                 if self.on_replay is not None:
                     self.on_replay(index, lane.record.replay_updates, lane.record.loss)
 
-    def judge(self, index: int) -> bool:
-        """Judge every sample of a lane without gradient. Return whether its phase 2 is over."""
-        lane = self.lanes[index]
-        rows, layers = self.buffer.rows(index), self._select([index]).layers
-        below, timid, total = judge(rows, self.shape, self.network, layers, self.objective, index)
-        record = lane.record
-        record.pass_fraction, record.timid_share = below / len(rows), timid / len(rows)
-        record.replay_rel_dE = total / len(rows)
-        passed = below == len(rows) and record.timid_share <= lane.config.timid_fraction
-        record.converged = passed and not record.stuck_orbits
-        lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
-        return passed or record.stalled or record.replay_updates >= lane.config.replay_steps
+    def judge(self, lanes: list[int]) -> list[bool]:
+        """Judge every sample of some lanes without gradient. Return whether their phase 2 is over."""
+        rows = [self.buffer.rows(index) for index in lanes]
+        over = []
+        for index, verdict in zip(lanes, judge(rows, lanes, self.shape, self.network, self.objective), strict=True):
+            lane = self.lanes[index]
+            record, count = lane.record, self.buffer.count(index) + self.buffer.cold_count(index)
+            record.pass_fraction, record.timid_share = verdict.below / count, verdict.timid / count
+            record.replay_rel_dE = verdict.total / count
+            passed = verdict.below == count and record.timid_share <= lane.config.timid_fraction
+            record.converged = passed and not record.stuck_orbits
+            lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
+            over.append(passed or record.stalled or record.replay_updates >= lane.config.replay_steps)
+        return over
 
     # Both ------------------------------------------------------------------------------------------
 
@@ -381,10 +398,12 @@ class Trainer:
             forward, attempt = run()
         value, slope = differentiate(forward, attempt)
         losses, checks = torch.stack([value, slope.sum(-1) + value]).tolist()
+        rows = [row for row, check in enumerate(checks) if updating[row] and abs(check) < math.inf]
+        if rows:
+            gradients = flat if len(rows) == len(flat) else flat[rows]
+            self.optimizer.step([chosen.lanes[row] for row in rows], gradients)
         for row, lane in enumerate(chosen.lanes):
             if updating[row]:
-                if abs(checks[row]) < math.inf:
-                    self.optimizer.step(lane, flat[row])
                 self.lanes[lane].count_update(losses[row] + 0 * checks[row])
 
     def _finish(self, index: int) -> EpochRecord:

@@ -114,7 +114,7 @@ def test_every_sample_must_pass():
     assert record.converged
     samples = trainer.shape.unpack(trainer.buffer.data)
     samples.energy[0, trainer.buffer.offset] += 1  # its step now seems to miss by far
-    trainer.judge(0)
+    trainer.judge([0])
     judged = trainer.lanes[0].record
     assert judged.pass_fraction == 1 - 1 / record.samples
     assert not judged.converged
@@ -124,7 +124,7 @@ def test_judging_changes_nothing():
     trainer = Trainer([small(dropout=0.5)])
     train(trainer, 1)
     before = content(trainer)
-    trainer.judge(0)
+    trainer.judge([0])
     assert differences(before, content(trainer)) == ["record"]
 
 

@@ -22,12 +22,12 @@ def test_lanes_step_as_torch_does(kind, dtype):
     theirs = [TORCH[kind]([own], **momentum, **given) for own, given in zip(expected, SETTINGS, strict=True)]
     optimizer = Optimizer(configs, flat)
     for step in range(50):
-        for lane in range(3):
-            if step % (lane + 1) == 0:
-                gradient = torch.randn(999, generator=generator, dtype=flat.dtype) * 10.0 ** (step % 7 - 5)
-                optimizer.step(lane, gradient)
-                expected[lane].grad = gradient
-                theirs[lane].step()
+        lanes = [lane for lane in range(3) if step % (lane + 1) == 0]
+        gradients = torch.randn(len(lanes), 999, generator=generator, dtype=flat.dtype) * 10.0 ** (step % 7 - 5)
+        optimizer.step(lanes, gradients)
+        for lane, gradient in zip(lanes, gradients, strict=True):
+            expected[lane].grad = gradient
+            theirs[lane].step()
     for lane, own in enumerate(expected):
         tolerance = 1e-12 if dtype == "float64" else 1e-5
         torch.testing.assert_close(flat[lane], own.detach(), rtol=tolerance, atol=tolerance)
@@ -39,7 +39,7 @@ def test_lanes_step_as_torch_does(kind, dtype):
 
 def test_a_lane_that_took_no_step_has_no_state():
     optimizer = Optimizer([small(), small()], torch.zeros(2, 4, dtype=torch.float64))
-    optimizer.step(1, torch.ones(4, dtype=torch.float64))
+    optimizer.step([1], torch.ones(1, 4, dtype=torch.float64))
     assert optimizer.state(0) == {}
     assert set(optimizer.state(1)) == {"step", "exp_avg", "exp_avg_sq"}
 

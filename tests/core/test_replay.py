@@ -131,7 +131,7 @@ def test_cold_samples_take_part_in_the_verdict():
     assert (cold, main) == (12, 16)
     assert record.converged
     trainer.shape.unpack(trainer.buffer.data).energy[0, 0] += 1  # a cold start's step now seems to miss by far
-    trainer.judge(0)
+    trainer.judge([0])
     assert trainer.lanes[0].record.pass_fraction == 1 - 1 / (cold + main)
     assert not trainer.lanes[0].record.converged
 

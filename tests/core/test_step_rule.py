@@ -212,7 +212,7 @@ def test_a_sample_keeps_what_the_rule_made_of_the_proposal():
     rows = trainer.buffer.rows(0)
     samples = trainer.shape.unpack(rows.unsqueeze(0))
     assert (samples.stretch - 1).abs().max() > 1e-3
-    trainer.judge(0)
+    trainer.judge([0])
     assert trainer.lanes[0].record.replay_rel_dE == pytest.approx(record.rel_dE_train, rel=1e-9)
 
 

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from core.features import pair_units
 from core.forces import State
-from core.history import input_width
 from core.input_rows import InputRows
-from core.network import FullyConnectedNN
-from core.timestep import Dynamical, Learned, proposed_step, unit_time
+from core.timestep import Dynamical, Learned, network_of, proposed_step, unit_time
 
 
 class LanesMemory(NamedTuple):
@@ -43,11 +41,7 @@ class LearnedLanes:
         configs = [criterion.config for criterion in criteria]
         first = self._config = configs[0]
         device, dtype = first.torch_device, first.torch_dtype
-        widths = [input_width(config) for config in configs]
-        fourier_dim = first.fourier_dim * (first.fourier_scale > 0)
-        self.network = FullyConnectedNN(
-            widths, first.hidden_dims, first.activation, first.weights_dtype, device, fourier_dim
-        )
+        self.network = network_of(*configs)
         for lane, criterion in enumerate(criteria):
             own = self.network.named(self.network.flat[lane], lane)
             for name, tensor in criterion.network.named(criterion.network.flat[0], 0).items():

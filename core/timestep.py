@@ -155,15 +155,16 @@ class Learned:
         return LearnedMemory(_leading(window, state), state, memory.age + 1)
 
 
-def network_of(config: Config) -> FullyConnectedNN:
-    """Make the one-lane network that a config asks for, its weights zero."""
+def network_of(*configs: Config) -> FullyConnectedNN:
+    """Make the network that configs of one pack ask for, a lane for each, its weights zero."""
+    first = configs[0]
     return FullyConnectedNN(
-        [input_width(config)],
-        config.hidden_dims,
-        config.activation,
-        config.weights_dtype,
-        config.torch_device,
-        config.fourier_dim * (config.fourier_scale > 0),
+        [input_width(config) for config in configs],
+        first.hidden_dims,
+        first.activation,
+        first.weights_dtype,
+        first.torch_device,
+        first.fourier_dim * (first.fourier_scale > 0),
     )
 
 

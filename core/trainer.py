@@ -4,8 +4,8 @@ Phase 1 (collect): every orbit proposes a step and is accepted alone if its rel_
 energy_threshold; a rejected one stays, and its lane takes a gradient step on the rejected ones.
 Phase 2 (replay): minibatches of accepted states, until a verdict over all of them passes.
 
-One tick is one forward pass, at most one backward pass and one optimizer step for each lane. A lane
-does not depend on its neighbours: its products are batched, its random numbers are its own.
+One tick is one forward pass, at most one backward pass and one optimizer step for each lane of one phase
+(core/turns.py). A lane does not depend on its neighbours: its products are batched, its random numbers are its own.
 """
 
 import math
@@ -22,7 +22,7 @@ from core.features import InputScales
 from core.forces import State
 from core.history import input_width
 from core.lane import EpochRecord, Lane, Phase
-from core.network import Forward, FullyConnectedNN
+from core.network import Forward
 from core.objective import Attempt, Objective, angular_momentum_error, in_order
 from core.optimizer import Optimizer, minimise
 from core.orbits import Orbits, forces_of
@@ -30,10 +30,8 @@ from core.pack import check_pack
 from core.replay import VERDICT_EVERY, draw_minibatch, is_stalled, is_verdict_due, plan_replay
 from core.samples import SampleBuffer, Samples, SampleShape, cold_capacity
 from core.timestep import Learned, network_of
+from core.turns import Turns
 from core.verdict import judge
-
-#: One in so many lanes is too few to go on in their phase while all others wait in the other one.
-_FEW = 4
 
 Layers = list[tuple[Tensor, Tensor]]
 
@@ -117,17 +115,13 @@ class Trainer:
         self.forces = forces_of(first)
         if first.tf32:
             torch.set_float32_matmul_precision("high")
-        widths = [input_width(config) for config in configs]
-        fourier_dim = first.fourier_dim * (first.fourier_scale > 0)
-        self.network = FullyConnectedNN(
-            widths, first.hidden_dims, first.activation, first.weights_dtype, device, fourier_dim
-        )
+        self.network = network_of(*configs)
         self.optimizer = Optimizer(configs, self.network.flat)
         self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
         self.lanes: list[Lane] = []
-        self._turn = Phase.COLLECT
-        self.shape = SampleShape(max(widths), first.num_particles, first.dim)
+        self._turns = Turns()
+        self.shape = SampleShape(max(map(input_width, configs)), first.num_particles, first.dim)
         self.buffer = SampleBuffer(
             [cold_capacity(config) for config in configs],
             [config.replay_capacity for config in configs],
@@ -173,8 +167,8 @@ class Trainer:
 
     @torch.no_grad()
     def tick(self) -> dict[int, EpochRecord]:
-        """Advance every lane that is active by one tick; return the records of epochs that ended, by lane."""
-        collecting, replaying = self._whose_turn()
+        """Advance the lanes whose turn it is by one tick; return the records of epochs that ended, by lane."""
+        collecting, replaying = self._turns.next(self.lanes)
         if collecting:
             self._collect(self._select(collecting))
         finished = {}
@@ -193,19 +187,6 @@ class Trainer:
                 else:
                     self._begin_replay(index)
         return finished
-
-    def _whose_turn(self) -> tuple[list[int], list[int]]:
-        """Return the lanes that collect and those that replay in this tick: one of the two lists is empty.
-
-        A batch of a few lanes takes almost as long as one of all. So those in one phase wait, until few are left
-        in the other.
-        """
-        alive = [index for index, lane in enumerate(self.lanes) if lane.active]
-        here = [index for index in alive if self.lanes[index].phase is self._turn]
-        if _FEW * len(here) < len(alive):
-            self._turn = Phase.REPLAY if self._turn is Phase.COLLECT else Phase.COLLECT
-            here = [index for index in alive if self.lanes[index].phase is self._turn]
-        return (here, []) if self._turn is Phase.COLLECT else ([], here)
 
     def criterion(self, lane: int = 0) -> Learned:
         """Return the lane's network as a step criterion, on a copy of its weights."""

@@ -19,6 +19,7 @@ RESUMED = {
     "cold starts": {"history_len": 3, "replay_batch_size": 16},
     "fresh starts": {"stop_at_period": True, "steps_per_epoch": 30, "energy_threshold": 1e-2, "history_len": 2},
     "scaled inputs": {"normalize_inputs": True, "feature_type": "rich", "history_len": 2},
+    "mixed": {"dtype": "mixed"},
     "float32": {"dtype": "float32", "optimizer": "adamw", "weight_decay": 0.01},
     "field in 3-D": {"dim": 3, "external_field_mass": 2.0, "external_field_position": (3.0, 0.0, 1.0)},
     "3 bodies": {"num_particles": 3, "n_steps": 2, "dt_scale": "unit"},

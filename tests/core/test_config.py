@@ -97,7 +97,7 @@ REFUSED = [
     ({"activation": "sine"}, "activation", "'sine'", "'tanh', 'relu' or 'silu'"),
     ({"feature_type": "poor"}, "feature_type", "'poor'", "'basic', 'rich' or 'delta_mag'"),
     ({"dt_scale": "triple"}, "dt_scale", "'triple'", "'unit' or 'pair'"),
-    ({"dtype": "float16"}, "dtype", "'float16'", "'float32' or 'float64'"),
+    ({"dtype": "float16"}, "dtype", "'float16'", "'float32', 'float64' or 'mixed'"),
     ({"device": "tpu"}, "device", "'tpu'", "must be"),
     # combinations that cannot be
     ({"feature_type": "delta_mag"}, "history_len", "0", "history_len >= 1"),

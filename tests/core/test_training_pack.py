@@ -47,8 +47,11 @@ def saved(pack: TrainingPack, folder, key: str, metrics=()):
 
 @pytest.mark.parametrize(
     "shared",
-    [{}, {"dropout": 0.3, "normalize_inputs": True, "optimizer": "adamw", "weight_decay": 0.01},
-     {"optimizer": "sgd", "step_rule": "reversible", "lr": 1e-3}],
+    [
+        {},
+        {"dropout": 0.3, "normalize_inputs": True, "optimizer": "adamw", "weight_decay": 0.01},
+        {"optimizer": "sgd", "step_rule": "reversible", "lr": 1e-3},
+    ],
     ids=["plain", "dropout and scales", "reversible"],
 )
 def test_trainings_come_and_go_and_are_what_they_are_alone(tmp_path, shared):
@@ -162,6 +165,8 @@ def test_configs_that_fit_have_one_key(change):
     assert pack_key(small()) == pack_key(small(**change))
 
 
-@pytest.mark.parametrize("change", [{"hidden_dims": (8, 8)}, {"dtype": "float32"}, {"step_rule": "reversible"}])
+@pytest.mark.parametrize(
+    "change", [{"hidden_dims": (8, 8)}, {"dtype": "float32"}, {"dtype": "mixed"}, {"step_rule": "reversible"}]
+)
 def test_configs_that_do_not_fit_have_others(change):
     assert pack_key(small()) != pack_key(small(**change))

@@ -27,7 +27,7 @@ PASTS = (("basic", 0), ("delta_mag", 2), ("rich", 1), ("delta_mag", 4))
 NEVER = 2**62
 
 
-def config_of(lane: int, rows: int, device: str, **settings: object) -> Config:
+def config_of(lane: int, rows: int, **settings: object) -> Config:
     """Return a lane's config; lanes differ in what the lanes of a search differ in."""
     kind, history_len = PASTS[lane % len(PASTS)]
     values = {
@@ -47,7 +47,6 @@ def config_of(lane: int, rows: int, device: str, **settings: object) -> Config:
         "energy_threshold": 1e-3 * (1 + lane % 5),
         "eval_periods": (1,),
         "seed": lane,
-        "device": device,
     }
     return Config.from_mapping(values | settings)
 
@@ -73,9 +72,9 @@ def least_ms(functions: list[Callable[[], object]], repeats: int, device: str) -
     return [min(times) for times in taken]
 
 
-def replaying(lanes: int, rows: int, device: str) -> tuple[Trainer, Callable[[], object]]:
+def replaying(lanes: int, rows: int, **settings: str) -> tuple[Trainer, Callable[[], object]]:
     """Return a trainer whose lanes are all in phase 2, and its tick, after which they still are."""
-    trainer = Trainer([config_of(lane, rows, device, min_replay_size=NEVER) for lane in range(lanes)])
+    trainer = Trainer([config_of(lane, rows, min_replay_size=NEVER, **settings) for lane in range(lanes)])
     while any(trainer.buffer.count(lane) < max(512, 2 * rows) for lane in range(lanes)):
         trainer.tick()
     for lane in trainer.lanes:
@@ -89,9 +88,9 @@ def replaying(lanes: int, rows: int, device: str) -> tuple[Trainer, Callable[[],
     return trainer, tick
 
 
-def collecting(lanes: int, device: str) -> Trainer:
+def collecting(lanes: int, **settings: str) -> Trainer:
     """Return a trainer whose lanes are all in phase 1 and stay there."""
-    trainer = Trainer([config_of(lane, 32, device, steps_per_epoch=NEVER) for lane in range(lanes)])
+    trainer = Trainer([config_of(lane, 32, steps_per_epoch=NEVER, **settings) for lane in range(lanes)])
     for _ in range(200):
         trainer.tick()
     return trainer
@@ -123,7 +122,7 @@ def bytes_of(trainer: Trainer) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, device: str) -> None:
+def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, device: str, dtype: str) -> None:
     """Print the table of ticks."""
     print("| tick | rows | lanes | ms | floor, ms | us a lane-tick | lane-ticks a second | over one lane |")
     print("|---|---|---|---|---|---|---|---|")
@@ -132,10 +131,11 @@ def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, devic
         for count in lanes:
             fewer = max(5, repeats * 32 // (max(32, rows) * max(1, count // 4)))
             if rows:
-                trainer, step = replaying(count, rows, device)
+                trainer, step = replaying(count, rows, device=device, dtype=dtype)
                 tick, floor = least_ms([step, make_floor(trainer, rows)], fewer, device)
             else:
-                (tick,), floor = least_ms([collecting(count, device).tick], fewer, device), float("nan")
+                trainer, floor = collecting(count, device=device, dtype=dtype), float("nan")
+                (tick,) = least_ms([trainer.tick], fewer, device)
             rate = 1e3 * count / tick
             one = one or rate
             label, shown = ("phase 2", f"{floor:.3f}") if rows else ("phase 1", "")
@@ -146,12 +146,12 @@ def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, devic
             )
 
 
-def evaluations(lanes: tuple[int, ...], repeats: int, device: str) -> None:
+def evaluations(lanes: tuple[int, ...], repeats: int, device: str, dtype: str) -> None:
     """Print the table of evaluations: 32 held-out orbits of each lane over a period."""
     print("\n| lanes scored together | s | s a lane | over one lane |\n|---|---|---|---|")
     one = 0.0
     for count in lanes:
-        configs = [config_of(lane, 32, device) for lane in range(count)]
+        configs = [config_of(lane, 32, device=device, dtype=dtype) for lane in range(count)]
         trainer = Trainer(configs)
         criteria = [trainer.criterion(lane) for lane in range(count)]
         against = References(held_out(configs[0]), {})
@@ -173,14 +173,16 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=300, help="timed ticks of one lane (default 300)")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="replay rows (default 8 32 128 512)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the tensors live")
+    parser.add_argument("--dtype", choices=["float64", "mixed", "float32"], default="float64", help="precision")
     parser.add_argument("--quick", action="store_true", help="few lanes, rows and repeats")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lanes, rows, repeats = ((1, 4), (8, 32), 5) if given.quick else (LANES, ROWS, given.repeats)
-    ticks(lanes, rows, repeats, given.device)
-    evaluations(lanes, repeats, given.device)
-    trainer = Trainer([config_of(lane, 32, given.device) for lane in range(4)])
+    lanes, rows, repeats = ((1, 4), (8, 32), 5) if given.quick else (LANES, tuple(given.rows), given.repeats)
+    ticks(lanes, rows, repeats, given.device, given.dtype)
+    evaluations(lanes, repeats, given.device, given.dtype)
+    trainer = Trainer([config_of(lane, 32, device=given.device, dtype=given.dtype) for lane in range(4)])
     sample = trainer.shape.width * trainer.buffer.data.element_size()
     print(f"\nMemory of a lane: {bytes_of(trainer) / 4 / 1024:.0f} KiB, and {sample} bytes for each sample it keeps.")
 

@@ -1,10 +1,12 @@
 """Trials per hour with a process for each trial, in packs, and in plain Optuna: ``python benchmarks/packing.py``.
 
 The same trials (settings, seeds, epochs) are trained by (a) Ray Tune with a process for each (`trainer: solo`), (b)
-Ray Tune with packs (`trainer: packed`) and (c) plain Optuna, one after the other in one process. Each arm starts anew,
-Ray included. The steady state is counted in epochs: from when as many trials as run at a time have reported, to the
-first end of a trial that no other one follows. ``--solo-trials`` lets (a) and (c), which are at their steady state from
-the first minute on, run the first few trials only.
+Ray Tune with packs (`trainer: packed`) and (c) plain Optuna, one after the other in one process with one thread. Each
+arm starts anew, Ray included. The steady state is counted in epochs: from when as many trials as run at a time have
+reported, to the first end of a trial that no other one follows. ``--solo-trials`` lets (a) and (c), which are at their
+steady state from the first minute on, run the first few trials only.
+
+Behind these tables comes how a tick scales with the number of lanes, beside its floor (benchmarks/lanes.py).
 
 With ``--gpu`` four solo trials share a GPU, and one pack has all of it.
 """
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from rich.console import Console
 
 from core.scores import References, references
@@ -43,7 +46,7 @@ parameters:
   lr: {float: [1.0e-3, 3.0e-3], log: true}
 fixed: {hidden_dims: [64, 64], n_steps: 1, dropout: 0.0, dt_scale: pair, normalize_inputs: true, bounds_relative: true,
         weight_decay: 0.0, feature_type: basic, num_orbits: 8, stop_at_period: true, steps_per_epoch: 16,
-        replay_steps: 60, replay_batch_size: 32, epochs: 100, eval_periods: [10]}
+        replay_steps: 60, replay_batch_size: 32, epochs: 600, eval_periods: [10]}
 trials: 64
 sampler: {name: random}
 scheduler: none
@@ -70,13 +73,14 @@ class Arm:
 
     @property
     def steady(self) -> float:
-        """Trials per hour in the steady state."""
+        """Trials per hour in the steady state; NaN where trials were too few or too short for one."""
         first: dict[int, float] = {}
         for moment, trial, _ in self.epochs:
             first.setdefault(trial, moment)
         start = sorted(first.values())[self.concurrent - 1]
         end = self.ended[len(self.ended) - self.concurrent]
-        return 3600 * (self._done(end) - self._done(start)) / (end - start) / self.epochs_each
+        done = self._done(end) - self._done(start)
+        return 3600 * done / (end - start) / self.epochs_each if done > 0 else float("nan")
 
     @property
     def overall(self) -> float:
@@ -233,8 +237,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=64, help="packed trials (default 64)")
     parser.add_argument("--solo-trials", type=int, help="solo and plain trials, if fewer (default: as many)")
-    parser.add_argument("--epochs", type=int, default=100, help="epochs of a trial (default 100: about 30 s solo)")
-    parser.add_argument("--together", type=int, default=32, help="packed trials at a time (default 32)")
+    parser.add_argument("--epochs", type=int, default=600, help="epochs of a trial (default 600: about 30 s solo)")
+    parser.add_argument("--together", type=int, default=64, help="packed trials at a time (default 64)")
+    parser.add_argument("--dtype", choices=["float64", "mixed", "float32"], default="float64", help="of all trials")
     parser.add_argument("--rows", type=int, nargs="+", default=[32, 128, 512], help="replay rows (default 32 128 512)")
     parser.add_argument("--default-network", action="store_true", help="the default network instead of 64-64")
     parser.add_argument("--gpu", action="store_true", help="share a GPU")
@@ -244,20 +249,26 @@ def main() -> None:
         file = Path(folder) / "packing.yaml"
         file.write_text(SPACE, encoding="utf-8")
         space = load_space(file)
-    fixed = {**space.fixed, "epochs": options.epochs, "device": "cuda" if options.gpu else "cpu"}
+    device = "cuda" if options.gpu else "cpu"
+    fixed = {**space.fixed, "epochs": options.epochs, "dtype": options.dtype, "device": device}
     if options.default_network:
         del fixed["hidden_dims"]
     if options.quick:
-        options.trials, options.solo_trials, options.together, options.rows = 4, 2, 4, options.rows[:1]
+        options.trials, options.solo_trials, options.together, options.rows = 4, 2, 2, options.rows[:1]
         fixed |= {"epochs": 4, "eval_periods": [1]}
     space = space.changed(
         trials=options.trials, fixed=fixed, resources=Resources(cpu=1, gpu=1.0 if options.gpu else 0.0)
     )
+    torch.set_num_threads(1)
     solo_trials = min(options.solo_trials or options.trials, options.trials)
     for number, rows in enumerate(options.rows):
         solo, packed, *_ = measure(space, rows, solo_trials, options.together, sequential=number == 0)
         if number == 0:
             print_memory(solo, packed, min(packed.concurrent, os.cpu_count() or 1) if not options.gpu else 1)
+    print("\nThe trainer alone, and its floor\n", flush=True)
+    lanes = [sys.executable, str(Path(__file__).with_name("lanes.py")), "--device", device, "--dtype", options.dtype]
+    rows = [] if options.quick else ["--repeats", "100", "--rows", *map(str, options.rows)]
+    subprocess.run([*lanes, *(rows or ["--quick"])], check=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.interrupts import STATUS, exit_on_interrupt, leave_at_once
+from core.interrupts import exit_on_interrupt, leave_at_once
 
 if __name__ == "__main__":
     leave_at_once("tune.search")
@@ -16,40 +16,31 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from core.errors import UserError, exit_on_user_error
-from core.held_out import HeldOut, held_out
+from core.held_out import held_out
 from core.scores import References, references_on
 from core.work_precision import measure_missing
-from tune.baselines import BASELINES, baselines_at
 from tune.command_line import parse, watching
+from tune.conclusion import conclude, is_interrupted, write_results
 from tune.confirmation import Confirmation
 from tune.dry_run import dry_run, this_machine
-from tune.folder import SHOWN, ResultsError, SearchFolder
+from tune.folder import ResultsError, SearchFolder
 from tune.monitoring.watching import Watching
 from tune.opening import open_study
 from tune.output import Output
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
-from tune.result import result_of
 from tune.space import Resources, Space, find_space, load_space
 from tune.storage import Storage, remember, shared_storage
-from tune.study import SearchStudy
 from tune.summary import (
     print_candidates,
-    print_confirmation,
-    print_ending,
     print_machine,
-    print_model,
     print_question,
     print_resumed,
-    print_trials,
     print_warm_start,
     print_watching,
-    resume_command,
 )
-from tune.tables import Baselines
 from tune.warm_start import WarmStart, take_over
 
-_ALL_FAILED = 1
 #: Trials in one pack where the space does not say: about where the throughput of 64-64 networks saturates.
 _CPU_LANES, _GPU_LANES = 16, 64
 
@@ -227,100 +218,6 @@ def fit_to_machine(space: Space, session: RaySession) -> Fit:
     # More at once than a quarter of the trials, and the sampler would choose most of them without having seen any.
     concurrent = min(slots * lanes, space.max_concurrent or max(2, space.trials // 4), space.trials)
     return Fit(fitted.changed(lanes=lanes), concurrent, min(slots, concurrent))
-
-
-def is_interrupted(study: SearchStudy) -> bool:
-    """Whether trials are missing that were to be run."""
-    ended = [record.state != "RUNNING" for record in study.records()]
-    return not (study.timed_out or sum(ended) >= study.space.trials or (all(ended) and study.over))
-
-
-def write_results(study: SearchStudy, folder: SearchFolder, systems: HeldOut) -> Path | None:
-    """Write the table, the best model and the baselines beside it; return the model's path, if there is one.
-
-    A failure is the folder's to remember.
-    """
-    best, model = study.best(1), None
-    with folder.remembering():
-        folder.write_trials(study.records())
-    for first in best:
-        with folder.remembering():
-            metrics = {"trial": first.number, "epochs": first.epochs, **first.scores}
-            model = folder.write_best(folder.checkpoint(first.number), study.config(first), metrics)
-        with folder.remembering():
-            beside = {"trial": first.number, "set": systems.name, "baselines": baselines_at(first.scores, systems)}
-            study.keep(BASELINES, beside)
-            folder.write_json("baselines.json", beside)
-    return model
-
-
-def write_confirmed(
-    confirmation: Confirmation, folder: SearchFolder, systems: HeldOut
-) -> tuple[Path | None, Baselines]:
-    """Write what came of the repeats, and the winner's best one in the place of the search's best model.
-
-    Return the model's path, if there is one, and the baselines beside the first candidate, on the test set.
-    """
-    model, baselines, content = None, {}, confirmation.to_dict()
-    for first in confirmation.order()[:1]:
-        baselines = baselines_at(confirmation.summary(first.number, "test")["mean"], systems)
-        content["baselines"] = {"trial": first.number, "set": systems.name, "baselines": baselines}
-    with folder.remembering():
-        folder.write_json("confirmation.json", content)
-        winner = content["winner"]
-        if winner is not None and (repeat := confirmation.best_repeat(winner)):
-            checkpoint = folder.checkpoint(winner, repeat.repeat)
-            metrics = confirmation.metrics(repeat)
-            model = folder.write_best(checkpoint, confirmation.config(winner, repeat.repeat), metrics)
-    return model, baselines
-
-
-def report_of(folder: SearchFolder) -> Path | None:
-    """Write the report, once all that it shows has been written; a failure is the folder's to remember."""
-    # Matplotlib is slow to import, and only needed here.
-    from tune.report.write import write_report
-
-    if not folder.failure:
-        try:
-            return write_report(folder.path)
-        except ResultsError as failure:
-            folder.failure = failure
-    return None
-
-
-def conclude(
-    study: SearchStudy,
-    folder: SearchFolder,
-    sets: tuple[HeldOut, HeldOut | None],
-    model: Path | None,
-    confirmation: Confirmation | None,
-    output: Output,
-    start: float,
-) -> int:
-    """Print the result, of the confirmation too if there is one, and return the exit status.
-
-    ``sets`` are validation and test. Raises ResultsError, after the tables, if something could not be written.
-    """
-    (validation, test), best = sets, study.best(SHOWN)
-    beside = study.attributes.get(BASELINES, {}).get("baselines", {})
-    print_trials(study, folder, best, beside, validation)
-    if confirmation is not None and test is not None:
-        confirmed, baselines = write_confirmed(confirmation, folder, test)
-        model = confirmed or model
-        print_confirmation(confirmation, baselines, test)
-    print_ending(study, folder)
-    report = report_of(folder)
-    print_model(model, report, folder)
-    output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
-    if folder.failure:
-        raise folder.failure
-    if is_interrupted(study):
-        print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
-        return STATUS
-    if confirmation is not None and confirmation.due():
-        print(f"The confirmation was interrupted; it goes on with: {resume_command(folder)}")
-        return STATUS
-    return 0 if best else _ALL_FAILED
 
 
 if __name__ == "__main__":

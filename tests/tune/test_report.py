@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.programs import needed
 from tests.tune.conftest import load_values
 from tests.tune.searches import only_results, run_search
 from tune.folder import SearchFolder
@@ -174,9 +174,7 @@ def test_a_page_can_load_nothing(searched: Path, tmp_path: Path) -> None:
 
 def browse(page: str, scheme: str, folder: Path) -> tuple[dict[str, Any], str]:
     """Open a page in Chromium; return what the probe in it saw, and the browser's log."""
-    browser = shutil.which("chromium")
-    if browser is None:
-        pytest.skip("needs a browser: apt-get install chromium")
+    browser = needed("chromium", "chromium")
     file = folder / "page.html"
     file.write_text(page.replace("<style>", f"{PROBE}<style>", 1), encoding="utf-8")
     run = subprocess.run(

@@ -67,7 +67,9 @@ class Collection:
         self.state, (self.energy, self.scale, self.previous, self.stretch) = self._named(self._numbers)
         self.stretch.fill_(1)
         self._history_len = torch.tensor([[config.history_len] for config in configs], device=device)
-        self._reversible, self._n_steps = first.step_rule == "reversible", first.n_steps
+        self._n_steps = first.n_steps
+        rules = [[config.step_rule == "reversible"] for config in configs]
+        self._any_reversible, self._reversible = any(map(any, rules)), torch.tensor(rules, device=device)
         self._eps = torch.tensor([[config.eps] for config in configs], device=device, dtype=first.torch_dtype)
         self.elapsed = torch.zeros(shape, dtype=torch.float64, device=device)
         self.period = torch.zeros_like(self.elapsed)
@@ -214,9 +216,12 @@ class Collection:
         state = block.state
         scale = relative_energy_scale(block.energy, block.kinetic + block.potential.abs())
         previous = picked.previous
-        if self._reversible:
+        if self._any_reversible:
+            rule = self._reversible[where]
             # The mean of two: an error in tau makes the recursion alternate about its track.
-            previous, stretch = elapsed / self._n_steps, 2 / (1 / stretch + 1 / samples.stretch)
+            mean = 2 / (1 / stretch + 1 / samples.stretch)
+            previous = torch.where(rule, elapsed / self._n_steps, 0)
+            stretch = torch.where(rule, mean, samples.stretch)
         else:
             stretch = samples.stretch
         vectors = [tensor.permute(2, 3, 0, 1).flatten(0, 1) for tensor in state[:3]]

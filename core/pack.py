@@ -13,7 +13,8 @@ RUN_KEYS = frozenset(
 )
 #: Keys in which the lanes of one pack may differ.
 LANE_KEYS = RUN_KEYS | frozenset(
-    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type seed epochs "
+    "lr weight_decay energy_threshold E_lower E_upper bounds_relative dt_bound history_len feature_type step_rule "
+    "seed epochs "
     "steps_per_epoch max_retrain_steps replay_steps replay_batch_size min_replay_size replay_capacity timid_fraction "
     "num_orbits stop_at_period e_min e_max a_min a_max eval_periods evaluate_every eps momentum rel_loss_bound".split()
 )
@@ -26,6 +27,7 @@ def pack_key(config: Config) -> str:
     """
     values = config.to_dict()
     return json.dumps({key: value for key, value in values.items() if key not in LANE_KEYS}, sort_keys=True)
+
 
 #: Keys that a training may have otherwise from some epoch on: they are read at every step and shape nothing.
 STEERING_KEYS = frozenset(

@@ -96,6 +96,8 @@ def _evaluating(
     period = systems.orbits.period.to(config.torch_device).repeat(count)
     limits = torch.tensor([one.energy_threshold for one in configs], dtype=torch.float64, device=period.device)
     each = len(period) // count
+    rules = {one.step_rule for one in configs}
+    reversible = torch.tensor([one.step_rule == "reversible" for one in configs], device=period.device)
     outcome = yield from fly(
         state,
         criterion,
@@ -103,7 +105,7 @@ def _evaluating(
         period,
         horizons,
         n_steps=config.n_steps,
-        step_rule=config.step_rule,
+        step_rule=reversible.repeat_interleave(each) if len(rules) > 1 else config.step_rule,
         threshold=limits.to(state.mass.dtype).repeat_interleave(each),
     )
     scores: list[dict[str, float]] = [{} for _ in configs]

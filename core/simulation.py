@@ -53,7 +53,7 @@ class _Rules(NamedTuple):
     criterion: Criterion
     forces: Forces
     n_steps: int
-    reversible: bool
+    reversible: bool | Tensor
     threshold: float | Tensor
     guard: float | None
     fail_above: float
@@ -72,7 +72,7 @@ def simulate(
     duration: float | None = None,
     steps: int | None = None,
     n_steps: int = 1,
-    step_rule: StepRule = "direct",
+    step_rule: StepRule | Tensor = "direct",
     threshold: float | Tensor = torch.inf,
     guard: float | None = None,
     fail_above: float = FAILED_ERROR,
@@ -86,8 +86,8 @@ def simulate(
     needed. There is a record for each of ``periods``, else one. The step that passes a horizon is its
     last, and is not cut.
 
-    ``step_rule`` says how a proposed step becomes a taken one (core/step_rule.py). After a step that the
-    guard cut, the reversible rule starts again.
+    ``step_rule`` says how a proposed step becomes a taken one (core/step_rule.py); as a tensor (M,) of bools it
+    says which systems have the reversible rule. After a step that the guard cut, that rule starts again.
 
     A system fails, and stops, when its error |E - E(0)| / |E(0)| exceeds ``fail_above`` or is not
     finite, when its step is not finite and positive, or, without ``steps``, when it uses more than
@@ -139,7 +139,7 @@ def fly(
     duration: float | None = None,
     steps: int | None = None,
     n_steps: int = 1,
-    step_rule: StepRule = "direct",
+    step_rule: StepRule | Tensor = "direct",
     threshold: float | Tensor = torch.inf,
     guard: float | None = None,
     fail_above: float = FAILED_ERROR,
@@ -149,7 +149,7 @@ def fly(
     """Do as :func:`simulate` does, tick by tick: pause after each, and return the outcome at the end."""
     if not periods and duration is None and steps is None:
         raise ValueError("None of `periods`, `duration` and `steps` is given; the run would never end.")
-    rule = step_rule == "reversible"
+    rule = step_rule if isinstance(step_rule, Tensor) else step_rule == "reversible"
     rules = _Rules(criterion, forces, n_steps, rule, threshold, guard, fail_above, steps, steps_per_period, observer)
     run = _start(state.map(lambda tensor: by_component(tensor, 1)), criterion, forces)
     if observer is not None:
@@ -234,7 +234,7 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
     n_steps = rules.n_steps
     tau = rules.criterion.propose(run.state, run.memory)
     cut, fallbacks, previous = run.halvings > 0, run.fallbacks, run.previous
-    if rules.reversible:
+    if rules.reversible is not False:
         tau, _, fell_back = reversible_step(tau, run.previous)
         fallbacks = fallbacks + (active & fell_back & ~cut)
     if rules.guard is not None:
@@ -251,8 +251,10 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
         violations = violations + (active & _exceeds(limit, run, energy))
     error = (energy - run.initial).abs() / run.initial_scale
     sound = usable & (error <= rules.fail_above)  # a NaN is not sound
-    if rules.reversible:
-        previous = torch.where(active, torch.where(cut, 0, dt), run.previous)
+    if rules.reversible is not False:
+        # Without a step before it, the rule takes what is proposed, as `direct` does.
+        keeps = active & rules.reversible[run.number] if isinstance(rules.reversible, Tensor) else active
+        previous = torch.where(keeps, torch.where(cut, 0, dt), run.previous)
     memory = rules.criterion.advance(run.memory, block.state, dt * n_steps)
     if waiting:
         memory = choose(active, memory, run.memory)

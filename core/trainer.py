@@ -132,7 +132,7 @@ class Trainer:
         self._quota = torch.tensor([[config.steps_per_epoch] for config in configs], device=device)
         self._cap = torch.tensor([[config.max_retrain_steps or 2**62] for config in configs], device=device)
         self._analytic = first.history_warmup == "analytic" and any(config.history_len for config in configs)
-        self._reversible = first.step_rule == "reversible"
+        self._reversible = any(config.step_rule == "reversible" for config in configs)
         self._one_period = torch.tensor([[config.stop_at_period] for config in configs], device=device)
 
     def _adopt(self, row: int, source: "Trainer", index: int) -> None:

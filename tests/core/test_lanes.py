@@ -13,9 +13,11 @@ from tests.trainings import content, differences, small
 LANES = [
     {"lr": 1e-3, "energy_threshold": 2e-4, "feature_type": "basic", "seed": 1, "num_orbits": 4},
     {"lr": 3e-3, "energy_threshold": 1e-4, "feature_type": "delta_mag", "history_len": 5, "seed": 2, "num_orbits": 2},
-    {"lr": 5e-3, "energy_threshold": 1e-3, "feature_type": "rich", "history_len": 2, "seed": 3, "num_orbits": 8},
+    {"lr": 5e-3, "energy_threshold": 1e-3, "feature_type": "rich", "history_len": 2, "seed": 3, "num_orbits": 8}
+    | {"step_rule": "reversible"},
     {"lr": 2e-3, "energy_threshold": 5e-5, "feature_type": "delta_mag", "history_len": 2, "seed": 4, "num_orbits": 1},
-    {"lr": 1e-2, "energy_threshold": 2e-4, "feature_type": "basic", "history_len": 3, "seed": 5, "num_orbits": 5},
+    {"lr": 1e-2, "energy_threshold": 2e-4, "feature_type": "basic", "history_len": 3, "seed": 5, "num_orbits": 5}
+    | {"step_rule": "reversible"},
 ]
 TICKS = 300
 

@@ -90,6 +90,7 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
         settings(2, feature_type="rich", history_len=1, num_orbits=3),
         settings(3, lr=1e300, epochs=400),
         settings(4, step_rule="reversible"),
+        settings(6, hidden_dims=(24,)),
         settings(5, lr=3e-3),
     ]
 
@@ -128,7 +129,8 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
 
 
 def packed(values: dict[str, Any]) -> None:
-    values["parameters"] |= {"step_rule": {"choice": ["direct", "reversible"]}}
+    values["parameters"] |= {"step_rule": {"choice": ["direct", "reversible"]}, "dropout": {"choice": [0.0, 0.1]}}
+    del values["fixed"]["dropout"]
     values["fixed"] |= {"hidden_dims": [32], "num_orbits": 8, "epochs": 40, "evaluate_every": 10}
     values |= {"trials": 7, "scheduler": "none", "trainer": "packed", "lanes": 2, "max_concurrent": 4}
 
@@ -164,16 +166,16 @@ def test_a_packed_search_survives_what_a_solo_one_does(write_space: Callable[...
 
 
 def test_trials_that_fit_into_one_pack_share_an_actor_but_not_with_too_many() -> None:
-    placement, direct, reversible = Placement(2), settings(0), settings(0, step_rule="reversible")
-    placed = [placement.place(str(n), direct if n % 2 else reversible, among=8) for n in range(8)]
+    placement, small, large = Placement(2), settings(0), settings(0, hidden_dims=(24,))
+    placed = [placement.place(str(n), small if n % 2 else large, among=8) for n in range(8)]
     assert placed == [0, 1] * 4
-    assert placement.place("next", direct, among=9) == 1
+    assert placement.place("next", small, among=9) == 1
     placement = Placement(2)
-    assert [placement.place(str(n), direct, among=3) for n in range(3)] == [0, 0, 1]
+    assert [placement.place(str(n), small, among=3) for n in range(3)] == [0, 0, 1]
     placement.forget("0")
     placement.forget("1")
-    assert placement.place("4", direct, among=3) == 1
-    assert placement.place("5", direct, among=3) == 0
+    assert placement.place("4", small, among=3) == 1
+    assert placement.place("5", small, among=3) == 0
 
 
 def session(cpus: float, gpus: float) -> RaySession:

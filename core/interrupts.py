@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (of SLURM, `timeout`, a container) end a program alike: one line, exit status 130."""
+"""What ends a program from outside: one line, exit status 130.
+
+Ctrl-C, SIGTERM and SIGUSR1 (of SLURM, `timeout`, a container), and SIGHUP of a terminal that is closed.
+"""
 
 import os
 import signal
@@ -9,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 STATUS = 130
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 def leave_at_once(program: str) -> None:
@@ -59,7 +62,7 @@ def _handle(handler: Callable[[int, Any], Any]) -> dict[int, Any]:
     """Install a handler and return those before it. A signal that is ignored (of a job in the background) stays so."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    before: dict[int, Any] = {number: signal.getsignal(number) for number in _ENDING}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in ENDING}
     before = {number: held for number, held in before.items() if held is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handler)

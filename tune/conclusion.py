@@ -1,6 +1,8 @@
 """The end of a search: what is written into its folder, what is printed, and the status it exits with."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from core.held_out import HeldOut
@@ -15,6 +17,17 @@ from tune.summary import print_confirmation, print_ending, print_model, print_tr
 from tune.tables import Baselines
 
 _ALL_FAILED = 1
+
+
+@contextmanager
+def saying_how_to_go_on(folder: SearchFolder) -> Iterator[None]:
+    """Name the command that goes on with a search, if it is interrupted where it has no other end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder.journal.exists():
+            print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
+        raise
 
 
 def is_interrupted(study: SearchStudy) -> bool:
@@ -84,10 +97,13 @@ def conclude(
     confirmation: Confirmation | None,
     output: Output,
     start: float,
+    *,
+    hurried: bool = False,
 ) -> int:
     """Print the result, of the confirmation too if there is one, and return the exit status.
 
-    ``sets`` are validation and test. Raises ResultsError, after the tables, if something could not be written.
+    ``sets`` are validation and test. Who is ``hurried`` gets no report: it takes seconds. Raises ResultsError, after
+    the tables, if something could not be written.
     """
     (validation, test), best = sets, study.best(SHOWN)
     beside = study.attributes.get(BASELINES, {}).get("baselines", {})
@@ -97,7 +113,7 @@ def conclude(
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
     print_ending(study, folder)
-    report = report_of(folder)
+    report = None if hurried else report_of(folder)
     print_model(model, report, folder)
     output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
     if folder.failure:

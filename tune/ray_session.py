@@ -8,16 +8,17 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.interrupts import stop_later
+from core.interrupts import ENDING
 from tune.cluster import join
 from tune.ray_token import guard_token, make_token
 
@@ -52,8 +53,6 @@ _PREFIX, _LOCK = "tune-", "lock"
 _ROUNDING = 1e-9
 #: Packed trials take one of these each: they hold no core of their own.
 _LANES = 100_000
-#: What ends a search from outside: `kill`, a batch system that warns of its time limit, and a terminal that is closed.
-_ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -111,19 +110,23 @@ def ray_session(
     root = tempfile.gettempdir()
     if not verbose:
         _silence_raylets()
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    environment = os.environ.copy()
+    _set_apart()
+    before = {number: signal.getsignal(number) for number in ENDING}
+    environment, temporary = os.environ.copy(), tempfile.tempdir
     with _private_folder(Path(root if len(root) <= _LONGEST_ROOT else "/tmp")) as folder:
         try:
             # Ray's start has to be whole before it can be ended: half of it would leave processes behind.
-            with stop_later(lambda: None) as interrupted:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            try:
+                tempfile.tempdir = str(folder)  # what libraries drop goes with the rest
                 context = join(address, verbose) if address else _start(folder, dashboard, metrics, verbose)
-            if interrupted():
-                raise KeyboardInterrupt
-            # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
-            for number, handler in before.items():
-                if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
-                    signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+                # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
+                for number, handler in before.items():
+                    if handler != signal.SIG_IGN:  # of nohup, or of a job in the background
+                        signal.signal(number, _interrupt)
+                signal.signal(signal.SIGINT, before[signal.SIGINT])
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
             yield RaySession(_nodes(), url, folder)
         finally:
@@ -132,6 +135,32 @@ def ray_session(
                 signal.signal(number, handler)
             os.environ.clear()
             os.environ.update(environment)
+            tempfile.tempdir = temporary
+
+
+def _interrupt(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def _set_apart() -> None:
+    """Start Ray's servers in process groups of their own, where no signal to ours ends them under the search.
+
+    A terminal sends Ctrl-C to the whole group, and so does `timeout`. (Linux ends them with the search whatever
+    happens to it; elsewhere Ray ends its group.)
+    """
+    import ray._private.services as services
+
+    def start(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> "subprocess.Popen[bytes]":
+        def prepare() -> None:
+            # By this one the search ends them. The others stay held back: SLURM sends them to all processes of a step.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            preexec_fn()
+
+        options |= {"preexec_fn": prepare, "process_group": 0}
+        return subprocess.Popen(command, **options)
+
+    if sys.platform == "linux":
+        services.ConsolePopen = start  # type: ignore[misc,assignment]
 
 
 def _silence_raylets() -> None:
@@ -146,7 +175,7 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
 
     make_token()
     guard_token()
-    os.environ["TMPDIR"] = str(folder)  # what libraries drop in the workers goes with the rest
+    os.environ["TMPDIR"] = str(folder)  # in the workers, too
     return ray.init(
         address="local",
         include_dashboard=dashboard,

@@ -4,7 +4,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from core.held_out import held_out
 from core.scores import References, references_on
 from core.work_precision import measure_missing
 from tune.command_line import parse, watching
-from tune.conclusion import conclude, is_interrupted, write_results
+from tune.conclusion import conclude, is_interrupted, saying_how_to_go_on, write_results
 from tune.confirmation import Confirmation
 from tune.dry_run import dry_run, this_machine
 from tune.folder import ResultsError, SearchFolder
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parse(arguments)
         output = Output(quiet=options.quiet, as_json=options.json)
         if options.resume is not None:
-            with output.running():
+            with output.running(), saying_how_to_go_on(SearchFolder(options.resume)):
                 changes = {"max_concurrent": options.max_concurrent, "storage": options.storage}
                 watched = watching(options)
                 return resume(options.resume, options.add_trials, changes, watched, output, options.address)
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return dry_run(space, None, 0, file)
             return dry_run(*fit_to_machine(space, this_machine()), file)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
-        with output.running():
+        with output.running(), saying_how_to_go_on(folder):
             print_question(space, file)
             return search(space, folder, watching(options), output, options.address)
 
@@ -97,7 +98,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
 
     Its folder may have trials already. Return the exit status.
     """
-    start = time.monotonic()
+    start, ending = time.monotonic(), _Ending()
     warm = WarmStart([], 0) if folder.journal.exists() else WarmStart.of(space)
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
@@ -142,7 +143,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         with watch(watched, study, folder) as monitoring:
             print_watching(folder, session.dashboard, monitoring.hints)
             driver = Driver(fitted.resources, concurrent, storage, packs, fitted.lanes or 1, [monitoring])
-            with _ending_early(), Progress("trial", fitted.trials, console, before) as progress:
+            with ending.early(), Progress("trial", fitted.trials, console, before) as progress:
                 driver.run_trials(study, folder, progress, validation)
             model = write_results(study, folder, validation.systems)
             confirmation = None
@@ -151,10 +152,10 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
                 if confirmation.due():
                     print_candidates(confirmation)
                     before = confirmation.states()
-                    with _ending_early(), Progress("repeat", confirmation.most, console, before) as progress:
+                    with ending.early(), Progress("repeat", confirmation.most, console, before) as progress:
                         driver.run_repeats(confirmation, folder, progress, validation, test)
             with output.ending():
-                return conclude(study, folder, sets, model, confirmation, output, start)
+                return conclude(study, folder, sets, model, confirmation, output, start, hurried=ending.hurried)
 
 
 def reference_set(space: Space, name: str) -> References:
@@ -168,11 +169,22 @@ def reference_set(space: Space, name: str) -> References:
     return references_on(systems, say)
 
 
-@contextmanager
-def _ending_early() -> Iterator[None]:
-    """End a run that cannot go on as one that has ended: `conclude` shows what there is, and says why."""
-    with suppress(ResultsError, KeyboardInterrupt):  # a second Ctrl-C; the first one ends the run in good order
-        yield
+@dataclass
+class _Ending:
+    """Ends runs that cannot go on as such that have ended: `conclude` shows what there is, and says why."""
+
+    #: Whether it was the second Ctrl-C; the first one ends a run in good order.
+    hurried: bool = False
+
+    @contextmanager
+    def early(self) -> Iterator[None]:
+        """Surround a run."""
+        try:
+            yield
+        except ResultsError:
+            pass
+        except KeyboardInterrupt:
+            self.hurried = True
 
 
 class Fit(NamedTuple):

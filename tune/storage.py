@@ -4,6 +4,7 @@ Workers write there and the driver copies what it keeps into the results folder,
 needed once the search has ended: it is removed then.
 """
 
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from tune.study import SearchStudy
 
 #: The attribute of a study that says where its checkpoints are while it runs.
 _NOTE = "storage"
+#: The file by which a folder of ours is known.
+_MARK = "writable"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Storage:
             Path(self.path).mkdir(mode=0o700)
         else:
             self.filesystem.create_dir(self.path)
-        with self.filesystem.open_output_stream(f"{self.path}/writable"):
+        with self.filesystem.open_output_stream(f"{self.path}/{_MARK}"):
             pass
 
     def put(self, file: Path, folder: str) -> str:
@@ -58,6 +61,11 @@ class Storage:
     def is_here(self) -> bool:
         """Whether this machine sees the folder."""
         return bool(self.filesystem.get_file_info(self.path).type is FileType.Directory)
+
+    def is_ours(self) -> bool:
+        """Whether a search has made the folder: it has the name that a search gives, and the file that it leaves."""
+        marked = self.filesystem.get_file_info(f"{self.path}/{_MARK}").type is FileType.File
+        return marked and re.fullmatch(r"[^/]+-[0-9a-f]{8}", self.name) is not None
 
     def remove(self) -> None:
         """Remove the folder, if it is there. What cannot be removed is said and left."""
@@ -95,5 +103,7 @@ def shared_storage(place: str | None, search: str) -> Iterator[Storage | None]:
 def remember(storage: Storage, study: SearchStudy) -> None:
     """Note in the study where its checkpoints go, and remove what a search that was killed has left there."""
     if left := study.attributes.get(_NOTE):
-        Storage.find(*left).remove()
+        folder = Storage.find(*left)
+        if folder.is_ours():  # a journal may come from anybody
+            folder.remove()
     study.keep(_NOTE, [storage.place, storage.name])

@@ -46,7 +46,7 @@ def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str) 
 
 def workers(process: "subprocess.Popen[str]", kind: str) -> list[int]:
     """The processes of one search that run actors of a class."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    table = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in table.splitlines()]
     family = {str(process.pid)}
     for _ in range(3):  # search, raylet, worker

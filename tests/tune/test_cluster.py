@@ -11,9 +11,12 @@ from core.errors import UserError
 from tests.tune.clusters import RunningCluster, running_cluster
 from tests.tune.searches import finish, only_results, own_home, run_search, start_search, trials_table, wait_for_file
 from tune.command_line import parse
+from tune.folder import SearchFolder
 from tune.ray_session import Node, RaySession
 from tune.search import fit_to_machine
 from tune.space import Space
+from tune.storage import Storage, remember
+from tune.study import SearchStudy
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,24 @@ def test_auto_is_the_address_of_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(UserError, match="`--address` is ray://head:10001, but"):
         parse(["--space", "quick", "--address", "auto"])
+
+
+def test_what_a_journal_names_is_removed_only_if_a_search_has_made_it(tiny_space: Space, tmp_path: Path) -> None:
+    """A results folder may come from anybody."""
+    folder = SearchFolder(tmp_path / "search")
+    folder.create(tiny_space)
+    study = SearchStudy(tiny_space, folder.journal, "search")
+    now = Storage.find(str(tmp_path), "now-01234567")
+    left = Storage.find(str(tmp_path), "search-89abcdef")
+    left.make()
+    for other in ("precious", "precious-89abcdef"):
+        (tmp_path / other).mkdir()
+        study.keep("storage", [str(tmp_path), other])
+        remember(now, study)
+        assert (tmp_path / other).is_dir()
+    study.keep("storage", [str(tmp_path), left.name])
+    remember(now, study)
+    assert not left.is_here()
 
 
 def test_trials_share_the_nodes_and_each_lies_on_one(tiny_space: Space) -> None:

@@ -7,7 +7,7 @@ for (``circular``, ``eccentric``, ``wide``, ``mass_ratio``, ``three_body``, ``te
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from core.interrupts import exit_on_interrupt, leave_at_once
@@ -23,6 +23,7 @@ from core.config import MOST_PERIODS, Config
 from core.errors import UserError, exit_on_user_error
 from core.held_out import HeldOut, held_out, parse_changes
 from core.scores import References, baseline_scores, evaluate, references_on, wall_gain
+from core.simulation import FAILED_ERROR
 from core.timestep import Criterion
 from core.work_precision import BASELINES, curves_of, horizons_of, measure_missing
 
@@ -39,6 +40,10 @@ COLUMNS = (
     ("violations", "violations", ".2%"),
     ("failed_orbits", "failed", ".0f"),
 )
+
+
+#: Two median errors that differ by a smaller factor count as equal: a curve is read between its points.
+_SAME = 1.25
 
 
 class Row(NamedTuple):
@@ -75,6 +80,11 @@ def beyond_curve(scores: dict[str, float], systems: HeldOut, horizon: int) -> st
     if at_horizon(scores, systems, horizon)["rel_dE"] >= least:
         return ""
     return f"The curves end at errors of {least:.1e}, above the model's: its gains are lower limits."
+
+
+def at_error(baseline: Mapping[str, float], error: float, suffix: str = "") -> bool:
+    """Whether a baseline's scores are at a median error, as far as its curve can be read."""
+    return error / _SAME < baseline[f"rel_dE{suffix}"] < error * _SAME
 
 
 def table(lines: Sequence[Row]) -> str:
@@ -116,15 +126,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         systems = held_out(config, name, changes)
         measure_missing(systems, _say)
         scores = score_model(model.criterion, config, references_on(systems))
+        missed = False
         unit = "periods" if systems.config.num_particles == 2 else "crossing times"
         for horizon in sorted(systems.periods):
             count = len(systems.orbits.period)
             rule = f", {config.step_rule} steps" if config.step_rule != "direct" else ""
             print(f"{name}: {count} systems of {systems.config.num_particles} bodies over {horizon} {unit}{rule}")
-            print(table(rows(scores, systems, horizon)) + "\n")
+            model_row, *baselines = rows(scores, systems, horizon)
+            error = model_row.scores["rel_dE"]
+            if error > FAILED_ERROR:
+                print(f"{table([model_row])}\n\nThe model fails: baselines at its error would say nothing.\n")
+                continue
+            marked = [row if at_error(row.scores, error) else row._replace(name=f"{row.name} *") for row in baselines]
+            print(table([model_row, *marked]) + "\n")
+            missed = missed or marked != baselines
             if short := beyond_curve(scores, systems, horizon):
                 print(short + "\n")
         print("The baselines are shown with the one constant that gives the model's own median rel_dE.")
+        if missed:
+            print("* No constant that was measured gives it: the nearest one.")
         return 0
 
 

@@ -175,7 +175,7 @@ def curves_of(
         _check_writable(folder)
         if progress is not None:
             shown = " and ".join(map(str, missing))
-            minutes = "a minute or two" if max(missing) <= 10 else "ten minutes or more"
+            minutes = "up to a minute or two" if max(missing) <= 10 else "ten minutes or more"
             progress(f"measuring {name} on the {systems.name} set over {shown} periods: {minutes}, kept for later runs")
         for horizon, curve in measure(systems, name, missing, progress).items():
             _keep(folder / _file_name(systems, name, horizon), curve)

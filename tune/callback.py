@@ -98,7 +98,9 @@ class SearchCallback(TrainingCallback):
             record, ranking = self._study.record(number(trial)), self._study.ranking
             leader: list[str] = []
             if best:
-                leader = [f"trial {best[0].number}, {brief(best[0].scores, ranking)}", describe(best[0].parameters)]
+                beyond = f", beyond {ranking}" if ranking.excess(best[0].scores) > 0 else ""
+                first = f"trial {best[0].number}, {brief(best[0].scores, ranking)}{beyond}"
+                leader = [first, describe(best[0].parameters)]
             result = brief(record.scores, ranking) if record.scores else ""
             self._progress.ended(name(trial), record.state, record.epochs, result, leader, record.reason)
 

@@ -112,6 +112,9 @@ def print_trials(
         print(f"{beside_baselines(f'trial {best[0].number}', best[0].scores, baselines, systems)}\n")
     elif records:
         print("No trial ran to its end, so there is no best model.")
+        if any(record.state == "PRUNED" for record in records):
+            print("Those that were stopped early go no further; more trials, or `scheduler: none`, may find one:")
+            print(f"{resume_command(folder)} --add-trials {len(records)}")
     if (table := folder.path / "trials.csv").exists():
         _line("all trials", table)
 
@@ -122,13 +125,14 @@ def print_ending(study: SearchStudy, folder: SearchFolder) -> None:
     if ended < study.space.trials and study.timed_out:
         print(f"\nThe time budget is over after {ended} trials; it goes on for as long with: {resume_command(folder)}")
     elif ended < study.space.trials and study.over:
-        print(f"\nThe search ended after {ended} trials: {study.over}.")
+        print(f"\nThe search ended after {ended} trial{'s' * (ended != 1)}: {study.over}.")
 
 
 def print_candidates(confirmation: Confirmation) -> None:
     """Say which trials are trained again."""
     numbers = ", ".join(str(record.number) for record in confirmation.candidates)
-    print(f"\nrepeats     of trials {numbers}, up to {confirmation.seeds} fresh seeds each", flush=True)
+    several = "s" * (len(confirmation.candidates) != 1)
+    print(f"\nrepeats     of trial{several} {numbers}, up to {confirmation.seeds} fresh seeds each", flush=True)
 
 
 def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems: HeldOut) -> None:

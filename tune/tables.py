@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.evaluation import at_error
 from core.held_out import HeldOut
 from tune.confirmation import Confirmation
 from tune.objectives import score, suffixes
@@ -38,13 +39,16 @@ def trials_table(best: Sequence[TrialRecord], ranking: Ranking) -> str:
 
 def beside_baselines(name: str, scores: Scores, baselines: Baselines, systems: HeldOut) -> str:
     """A model and the baselines at its median energy error, a table for each horizon."""
-    tables = []
+    tables, missed = [], False
     for horizon, suffix in suffixes(systems.periods).items():
         lines = [["", *_IN_COMMON.values()]]
         for row, of_row in ((name, scores), *baselines.items()):
-            lines.append([row, *(_format(of_row.get(key + suffix), key) for key in _IN_COMMON)])
+            name_shown = row if at_error(of_row, scores[f"rel_dE{suffix}"], suffix) else f"{row} *"
+            missed = missed or name_shown != row
+            lines.append([name_shown, *(_format(of_row.get(key + suffix), key) for key in _IN_COMMON)])
         tables.append(f"{systems.name} set, {_over(systems, horizon)}, baselines at the same rel_dE:\n{_layout(lines)}")
-    return "\n\n".join(tables)
+    note = "\n* no constant that was measured gives this rel_dE: the nearest one" if missed else ""
+    return "\n\n".join(tables) + note
 
 
 def repeats_table(confirmation: Confirmation) -> str:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +39,9 @@ class SearchFolder:
         self.path = path
         #: The first thing that could not be written.
         self.failure: ResultsError | None = None
-        self._made: list[Path] = []
+        #: What :meth:`create` makes: the folder, and those above it.
+        self._is_made = False
+        self._parents: list[Path] = []
         self._lock: BinaryIO | None = None
 
     @contextmanager
@@ -65,19 +68,14 @@ class SearchFolder:
 
     @classmethod
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
-        """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
+        """Choose the name of a new folder; :meth:`create` makes it. Raises UserError where none can be made."""
         try:
             check_writable(results)
         except OSError as error:
             raise UserError(
                 f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
             ) from None
-        base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        path, number = base, 1
-        while path.exists():
-            number += 1
-            path = base.with_name(f"{base.name}-{number}")
-        return cls(path)
+        return cls(results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
 
     @classmethod
     def existing(cls, path: Path, *needed: str) -> "SearchFolder":
@@ -91,10 +89,16 @@ class SearchFolder:
         return cls(path)
 
     def create(self, space: Space) -> None:
-        """Make the folder, with the space as it is searched."""
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Make the folder, with the space as it is searched. Its name gets a number if there is such a one already."""
+        base = self.path
+        self._parents = [folder for folder in base.parents if not folder.exists()]
         with self.writing():
-            self.path.mkdir(parents=True)
+            for number in count(1):
+                self.path = base.with_name(f"{base.name}-{number}") if number > 1 else base
+                with suppress(FileExistsError):  # another search may have begun in the same second
+                    self.path.mkdir(parents=True)
+                    break
+            self._is_made = True
             self.write_space(space)
 
     def lock(self) -> None:
@@ -113,6 +117,11 @@ class SearchFolder:
             ) from None
         self._lock = lock
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this process holds the folder: before a search starts, only that of an earlier one is held."""
+        return self._lock is not None
+
     def tidy(self) -> None:
         """Remove what a killed search has left half-written. Nobody else may be writing."""
         for part in (*self.path.rglob("*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
@@ -123,9 +132,9 @@ class SearchFolder:
 
     def remove(self) -> None:
         """Remove what :meth:`create` made, for a search that could not start."""
-        if self._made:
+        if self._is_made:
             shutil.rmtree(self.path, ignore_errors=True)
-        for folder in self._made[1:]:
+        for folder in self._parents:
             with suppress(OSError):
                 folder.rmdir()
 

@@ -98,11 +98,11 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
     Its folder may have trials already. Return the exit status.
     """
     start = time.monotonic()
-    warm = WarmStart([], 0) if folder.journal.exists() else WarmStart.of(space)
+    warm = WarmStart([], 0) if folder.is_claimed else WarmStart.of(space)
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
     sets = (validation.systems, test.systems if test else None)
-    if folder.journal.exists() and not is_interrupted(study := open_study(space, folder)):
+    if folder.is_claimed and not is_interrupted(study := open_study(space, folder)):
         confirmation = Confirmation(study) if space.confirm else None
         if not (confirmation and confirmation.due()):  # all that is left is to write it down again
             model = write_results(study, folder, validation.systems)
@@ -117,12 +117,12 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         storage = shared or Storage.find(str(session.folder), "tune")
         fitted, concurrent, packs = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
-        print_machine(fitted, folder, concurrent, packs, dropped_gpu)
-        print_warm_start(warm, space)
         try:
-            if not folder.journal.exists():
+            if not folder.is_claimed:
                 folder.create(fitted)
                 folder.lock()
+            print_machine(fitted, folder, concurrent, packs, dropped_gpu)
+            print_warm_start(warm, space)
             study = open_study(fitted, folder)
             with folder.writing():
                 take_over(study, warm)

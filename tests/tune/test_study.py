@@ -12,9 +12,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from core.errors import UserError
+from tune.folder import SearchFolder
 from tune.journal import open_journal
 from tune.ranking import Ranking
 from tune.seeds import derived_seed
+from tune.opening import best_model, open_study
 from tune.space import Space, load_space
 from tune.study import SearchStudy
 
@@ -192,3 +195,37 @@ def test_a_whole_journal_is_left_as_it_is(tiny_space: Space, journal: Path) -> N
     open_journal(journal)
     assert journal.read_bytes() == before
     assert [path.name for path in journal.parent.glob("study.journal*")] == ["study.journal"]
+
+
+@pytest.mark.parametrize("reading", [True, False], ids=["reading", "writing"])
+@pytest.mark.parametrize("line", ["{", "[]", "null", "{}", '{"op_code":99,"worker_id":"x"}', '{"op_code":5}'])
+def test_a_damaged_line_is_named(line: str, reading: bool, tiny_space: Space, journal: Path) -> None:
+    proposals(SearchStudy(tiny_space, journal, "test"), 1)
+    content = journal.read_text()
+    message = f"cannot be read, line {content.count(chr(10)) + 1} of it is damaged; delete that line"
+    folder = SearchFolder(journal.parent)
+    for after in ("", content):
+        if (line, after, reading) == ("{", "", True):
+            continue  # to a reader it is an entry that is being written
+        journal.write_text(f"{content}{line}\n{after}")
+        with pytest.raises(UserError, match=message):
+            open_study(tiny_space, folder, reading=reading)
+
+
+def test_empty_lines_at_the_end_are_harmless(tiny_space: Space, journal: Path) -> None:
+    proposals(SearchStudy(tiny_space, journal, "test"), 1)
+    content = journal.read_text()
+    journal.write_text(f"{content}\n\n")
+    assert len(proposals(SearchStudy(tiny_space, journal, "test"), 2)) == 2
+    assert journal.read_text().startswith(content)
+    assert len(read_back(journal).trials) == 3
+    assert [path.name for path in journal.parent.glob("study.journal*")] == ["study.journal"]
+
+
+@pytest.mark.parametrize("trial", [[1], {}, None, "0"], ids=str)
+def test_a_best_of_no_trial_is_none(trial: object, tiny_space: Space, tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.pt").touch()
+    folder.write_json("best/metrics.json", {"trial": trial})
+    assert best_model(folder, []) is None

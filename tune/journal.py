@@ -123,7 +123,7 @@ def _cut_half_made(path: Path, ends: Collection[str]) -> None:
     for index in range(len(lines) - 1, -1, -1):
         entry = json.loads(lines[index])
         if not isinstance(entry, dict):
-            raise ValueError("not an entry")
+            raise TypeError("not an entry")
         attributes = [*(entry.get("user_attr") or ()), *(entry.get("user_attrs") or ())]
         if any(name in attributes for name in ends):
             return

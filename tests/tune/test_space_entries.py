@@ -1,6 +1,7 @@
 """`--set`, `--dry-run`, the schema for editors, and the shipped spaces."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,6 +133,22 @@ def test_a_dry_run_refuses_what_a_search_would(
     assert line.startswith("tune.search: ")
     assert message in line
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["tune.search --space quick --dry-run", "tune.search -h", "tune.report -h"])
+def test_a_reader_that_has_seen_enough(command: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        run = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            check=False,
+            cwd=tmp_path,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_a_search_of_three_bodies_with_entries_set(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from core.errors import UserError
 from tune.folder import SearchFolder
 from tune.journal import open_journal
+from tune.opening import best_model, open_study
 from tune.ranking import Ranking
 from tune.seeds import derived_seed
-from tune.opening import best_model, open_study
 from tune.space import Space, load_space
 from tune.study import SearchStudy
 

@@ -20,6 +20,12 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, or that does not fit what is asked of it."""
 
 
+def shorten(text: str) -> str:
+    """Return what a user wrote as a message can show it: on one line, and not too long."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
 def nearest(name: str, known: list[str]) -> str:
     """Return ``; did you mean ...?`` for the closest known name, or an empty string."""
     same = [one for one in known if _plain(one) == _plain(name)]

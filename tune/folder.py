@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from core.checkpoint import load_state
 from core.config import Config
-from core.errors import CheckpointError, UserError
+from core.errors import CheckpointError, UserError, shorten
 from core.toml_file import to_toml
 from tune.space import Space
 from tune.study import TrialRecord
@@ -41,6 +41,8 @@ class SearchFolder:
         self.failure: ResultsError | None = None
         #: What :meth:`create` makes: the folder, and those above it.
         self._is_made = False
+        #: Whether it is that of a search that begins here: one that goes on cannot choose another.
+        self._is_new = False
         self._parents: list[Path] = []
         self._lock: BinaryIO | None = None
 
@@ -53,12 +55,17 @@ class SearchFolder:
             self.failure = self.failure or known
             raise
         except OSError as error:
-            failure = ResultsError(
-                f"results folder {self.path}: cannot be written ({error.strerror or error}); free space or give "
-                "--results"
-            )
+            failure = ResultsError(f"results folder {self.path}: cannot be written {self._reason(error)}")
             self.failure = self.failure or failure
             raise failure from None
+
+    def _reason(self, error: OSError) -> str:
+        """Why a file cannot be written, and what helps."""
+        reason, file = error.strerror or str(error), error.filename2 or error.filename
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY) and file:
+            return f"({reason}: {file}); move that away"
+        advice = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "free space"
+        return f"({reason}); {advice}{' or give --results' if self._is_new else ''}"
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -75,15 +82,21 @@ class SearchFolder:
             raise UserError(
                 f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
             ) from None
-        return cls(results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        folder = cls(results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        folder._is_new = True
+        return folder
 
     @classmethod
     def existing(cls, path: Path, *needed: str) -> "SearchFolder":
         """Open the folder of a search that has been. Raises UserError if it is none, or has not the files needed."""
         for name in ("space.yaml", *needed):
-            if not (path / name).is_file():
+            try:
+                why = "" if (path / name).is_file() else f"there is no {name} in it"
+            except OSError as error:
+                why = error.strerror
+            if why:
                 raise UserError(
-                    f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
+                    f"{shorten(str(path))}: not the results of a search ({why}); give a folder such as "
                     "results/history-20260131T120000Z."
                 )
         return cls(path)

@@ -4,8 +4,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from core.errors import UserError
-from tune.parameters import as_text, shorten
+from core.errors import UserError, shorten
+from tune.parameters import as_text
 from tune.yaml_file import read_value
 
 #: Two names of one entry: setting one takes the place of the other.

@@ -339,12 +339,6 @@ def as_text(value: Any) -> str:
     return json.dumps(value) if isinstance(value, list | tuple | bool | float) else str(value)
 
 
-def shorten(text: str) -> str:
-    """Return what a user wrote as a message can show it: on one line, and not too long."""
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
 def _kind(entry: Any) -> str | None:
     if isinstance(entry, Parameter):
         return entry.kind

@@ -14,12 +14,12 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.config import Config
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shorten
 from tune.constraints import FORM, Constraint
 from tune.duration import Duration
 from tune.forbidden import is_forbidden
 from tune.overrides import override
-from tune.parameters import AnyParameter, Parameter, Scalar, as_text, shorten
+from tune.parameters import AnyParameter, Parameter, Scalar, as_text
 from tune.pruners import Asha, Scheduler
 from tune.ranking import Ranking
 from tune.samplers import TPE, Sampler

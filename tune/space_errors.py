@@ -4,8 +4,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from core.errors import nearest
-from tune.parameters import FloatParameter, as_text, shorten
+from core.errors import nearest, shorten
+from tune.parameters import FloatParameter, as_text
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:

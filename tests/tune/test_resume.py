@@ -239,6 +239,7 @@ def test_a_study_may_be_cut_after_any_line(write_space: Callable[..., Path], tmp
     ("arguments", "message"),
     [
         (["--resume", "nowhere"], "nowhere: not the results of a search (there is no space.yaml in it)"),
+        (["--resume", "x" * 5000], "not the results of a search (File name too long); give a folder such as"),
         (["--resume", "x", "--space", "quick"], "--space cannot be given with --resume"),
         (["--resume", "x", "--trials", "9"], "--trials cannot be given with --resume, which runs"),
         (["--resume", "x", "--seed", "9"], "--seed cannot be given with --resume"),

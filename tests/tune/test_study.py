@@ -1,5 +1,6 @@
 """The study's semantics, read back with Optuna itself."""
 
+import errno
 import math
 import resource
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from core.errors import UserError
-from tune.folder import SearchFolder
+from tune.folder import ResultsError, SearchFolder
 from tune.journal import open_journal
 from tune.opening import best_model, open_study
 from tune.ranking import Ranking
@@ -229,3 +230,23 @@ def test_a_best_of_no_trial_is_none(trial: object, tiny_space: Space, tmp_path: 
     (tmp_path / "best" / "model.pt").touch()
     folder.write_json("best/metrics.json", {"trial": trial})
     assert best_model(folder, []) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free space"), (errno.EACCES, "make it writable"), (errno.EISDIR, "move that away")],
+    ids=errno.errorcode.get,
+)
+def test_advice_on_what_cannot_be_written_fits_the_search(number: int, advice: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").touch()
+    for folder in (SearchFolder.existing(tmp_path), SearchFolder.named_after(tmp_path, "new")):
+        with pytest.raises(ResultsError, match="cannot be written") as refusal, folder.writing():
+            raise OSError(number, "why", "file")
+        is_new = folder.path != tmp_path and advice != "move that away"
+        assert str(refusal.value).endswith(f"; {advice}{' or give --results' if is_new else ''}")
+
+
+def test_a_folder_in_the_place_of_a_journal_is_to_be_moved(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").mkdir()
+    with pytest.raises(ResultsError, match=r"\(Is a directory: .*/study.journal\); move that away"):
+        SearchFolder(tmp_path).lock()

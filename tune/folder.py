@@ -93,7 +93,7 @@ class SearchFolder:
             try:
                 why = "" if (path / name).is_file() else f"there is no {name} in it"
             except OSError as error:
-                why = error.strerror
+                why = error.strerror or str(error)
             if why:
                 raise UserError(
                     f"{shorten(str(path))}: not the results of a search ({why}); give a folder such as "

@@ -282,6 +282,14 @@ def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., 
     assert "\n" not in str(refusal.value)
 
 
+#: A few lines that mean billions of entries.
+BOMB = b"".join(b"k%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1) if n else b"1"] * 9)) for n in range(12))
+MERGED = b"".join(
+    b"k%d: &a%d {k: 1%s}\n" % (n, n, b", <<: [%s]" % b",".join([b"*a%d" % (n - 1)] * 9) if n else b"")
+    for n in range(12)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -291,6 +299,14 @@ def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., 
         (b"- 1", "must be a mapping"),
         (b"a: !!python/object/apply:os.getcwd []", "line 1: not valid YAML: could not determine a constructor"),
         (b"\xff\xfe\x00", "not valid YAML"),
+        (b"a: \xff", "not valid YAML: must be UTF-8 text"),
+        (b"a: x\0y", r"not valid YAML: it holds a character that YAML does not allow \(U\+0000\); remove it"),
+        (b"a: 1\nenqueue: &e [*e]", r"line 2: an alias \(\*\) stands within the entry that it names"),
+        (b"a: &a {b: [*a]}", "line 1: an alias .* names; write out what is meant"),
+        (b"a: 0x" + b"f" * 400, "line 1: the number 0xff.* is too large; give one of fewer digits"),
+        (b"a: " + b"9" * 5000, r"line 1: the number 9{97}\.\.\. is too large"),
+        (BOMB, r"line \d+: more than 20,000 entries, each alias \(\*\) counted in full; leave some out"),
+        (MERGED, "more than 20,000 entries"),
     ],
 )
 def test_broken_yaml_is_refused_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:

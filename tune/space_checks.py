@@ -34,6 +34,8 @@ NOT_SEARCHABLE = {
 }
 #: Ray counts resources in units of this.
 SMALLEST_SHARE = 1e-4
+#: A choice of more values than this is combined with others by a few of them only, for the number of corners.
+_MANY = 8
 
 
 def check_space(space: "Space") -> None:
@@ -264,15 +266,21 @@ def _check_scores(space: "Space", config: Config) -> None:
 def corners(space: "Space") -> Iterator[dict[str, Any]]:
     """Yield parameters of trials that the space allows: for every three, all ends and choices that go together.
 
-    What the three depend on is varied too. There is no corner where everything is forbidden.
+    What the three depend on is varied too. There is no corner where everything is forbidden. Of a choice of many values
+    a few go together with others, but each is in some corner.
     """
     order = space.draw_order
     for varied in combinations(space.parameters, min(3, len(order))):
-        free = set(varied)
-        for key in varied:
-            free |= _ancestors(space, key)
-            free |= {other for rule in space.forbid if key in rule for other in rule}
-        yield from _drawings(space, order, free, {})
+        yield from _drawings(space, order, set().union(*(_related(space, key) for key in varied)), {})
+    for key, parameter in space.parameters.items():
+        if isinstance(parameter, ChoiceParameter) and any(len(domain) > _MANY for domain in parameter.domains):
+            yield from _drawings(space, order, _related(space, key), {}, key)
+
+
+def _related(space: "Space", key: str) -> set[str]:
+    """A parameter, what it depends on, and what rules name beside it."""
+    beside = {other for rule in space.forbid if key in rule for other in rule}
+    return {key} | _ancestors(space, key) | beside
 
 
 def _ancestors(space: "Space", key: str) -> set[str]:
@@ -281,9 +289,12 @@ def _ancestors(space: "Space", key: str) -> set[str]:
 
 
 def _drawings(
-    space: "Space", order: list[tuple[str, Parameter]], free: Set[str], drawn: dict[str, Any]
+    space: "Space", order: list[tuple[str, Parameter]], free: Set[str], drawn: dict[str, Any], whole: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Yield every way to go on from what is drawn: all values of the free parameters, and the first that is allowed."""
+    """Yield every way to go on from what is drawn: values of the free parameters, and the first that is allowed.
+
+    Of a free choice of many values a few are tried, unless it is the one that is ``whole``.
+    """
     if is_forbidden(space.forbid, space.parameters, drawn):
         return
     if not order:
@@ -291,20 +302,36 @@ def _drawings(
         return
     (key, parameter), rest = order[0], order[1:]
     if not parameter.exists(drawn):
-        yield from _drawings(space, rest, free, drawn)
+        yield from _drawings(space, rest, free, drawn, whole)
         return
-    for value in _values(space, key, parameter.domain_given(drawn)[1]):
+    for value in _values(space, key, parameter.domain_given(drawn)[1], every=key == whole or key not in free):
         is_allowed = False
-        for corner in _drawings(space, rest, free, {**drawn, key: value}):
+        for corner in _drawings(space, rest, free, {**drawn, key: value}, whole):
             is_allowed = True
             yield corner
         if is_allowed and key not in free:
             return
 
 
-def _values(space: "Space", key: str, domain: Any) -> list[Any]:
-    """Values of a parameter to try: its points, and those that other parameters depend on."""
+def _values(space: "Space", key: str, domain: Any, every: bool) -> list[Any]:
+    """Values of a parameter to try: its points, or a few of many, and those that other parameters depend on."""
     parameter = space.parameters[key]
     values = parameter.points(domain, cuts(space.forbid, key))
-    named = [value for other in space.parameters.values() for value in other.parents.get(key, [])]
+    named: list[Any] = []
+    for other in space.parameters.values():
+        named += (other.when or {}).get(key, ())
+        named += _few(other.required.get(key, []))
+    if isinstance(parameter, ChoiceParameter) and not every:
+        values = _few(values)
     return values + [value for value in named if value not in values and parameter.contains(domain, value)]
+
+
+def _few(values: list[Any]) -> list[Any]:
+    """The first of many values, the smallest, the largest and some between: rules of a config are about such ends."""
+    if len(values) <= _MANY:
+        return values
+    first = values[0]
+    if all(isinstance(value, int | float) for value in values):
+        values = sorted(values)
+    picked = [first, *(values[index * (len(values) - 1) // 4] for index in range(5))]
+    return [value for index, value in enumerate(picked) if value not in picked[:index]]

@@ -1,6 +1,7 @@
 """Spaces: what can be said, and that what cannot be is refused with file, key, value and a fix."""
 
 from collections.abc import Callable
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from core.config import Config
 from core.errors import UserError
 from core.pack import RUN_KEYS
 from tune.space import Space, find_space, load_space
-from tune.space_checks import NOT_SEARCHABLE
+from tune.space_checks import NOT_SEARCHABLE, corners
 from tune.yaml_file import read_mapping
 
 
@@ -184,6 +185,9 @@ def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+#: One of them is none.
+MANY = {"choice": [2.0 if n == 499 else n * 1e-3 for n in range(999)]}
+
 BAD = {
     "unknown key": (at("trails", 3), "`trails` is unknown; did you mean `trials`?"),
     "missing key": (at("question", None), "`question` is missing"),
@@ -203,6 +207,19 @@ BAD = {
     "fractional int": (at("parameters/history_len/int", [0, 2.5]), "two whole numbers"),
     "log from zero": (at("parameters/lr/float", [0, 1e-2]), "above 0 with `log: true`"),
     "infinite range": (at("parameters/lr/float", [1e-3, float("inf")]), "two numbers"),
+    "too many choices": (
+        at("parameters/lr", {"choice": [n * 1e-6 for n in range(1, 1002)]}),
+        r"`parameters.lr`: \[.*\.\.\. must be a list of at most 1,000 values, not 1,001; give a range",
+    ),
+    "one bad choice of many": (
+        lambda values: values["fixed"].pop("dropout") or values["parameters"].update(dropout=MANY),
+        "`dropout` is 2.0, but must be less than 1",
+    ),
+    "a bad combination of many choices": (
+        at("parameters/history_len", {"choice": [5, 4, 3, 0, 7, 8, 9, 10, 2, 1]}),
+        "feature_type delta_mag needs history_len >= 1",
+    ),
+    "a choice of dates": (at("parameters/lr", {"choice": [date(2026, 1, 1)]}), "`parameters.lr`: .*2026.* must be a list"),
     "choice twice": (at("parameters/feature_type/choice", ["rich", "rich"]), "different values"),
     "when of nothing": (at("parameters/history_len/when", {"lr": {1: [0, 1]}}), "must name a choice parameter"),
     "when of no choice": (at("parameters/history_len/when/feature_type/plain", [0, 1]), "choices of feature_type only"),
@@ -270,6 +287,22 @@ BAD = {
     "frequencies of no Fourier features": (at("fixed/fourier_dim", 64), "`fixed.fourier_dim` acts only with fourier"),
     "a gpu and a half": (at("resources/gpu", 1.5), "`resources.gpu` is 1.5, but must be a whole number or a share"),
 }
+
+
+def test_many_choices_are_checked_in_time(write_space: Callable[..., Path]) -> None:
+    """As the product of their numbers of values it would take days."""
+
+    def change(values: dict[str, Any]) -> None:
+        for key, scale in (("energy_threshold", 1e-6), ("lr", 1e-5), ("weight_decay", 1e-4), ("L_lower", 1e-6)):
+            values["parameters"][key] = {"choice": [scale * n for n in range(1, 301)]}
+        values["fixed"].pop("weight_decay")
+        values["fixed"]["angular_momentum_weight"] = 1.0
+
+    space = load_space(write_space(change))
+    tried = list(corners(space))
+    assert len(tried) < 10_000
+    for key in ("energy_threshold", "lr", "weight_decay", "L_lower"):
+        assert {corner[key] for corner in tried} == set(space.parameters[key].domain)
 
 
 @pytest.mark.parametrize("case", BAD)

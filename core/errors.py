@@ -7,9 +7,19 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any
 
+#: Characters of a message.
+_LONGEST = 900
+
 
 class UserError(ValueError):
-    """Bad input. Its message is one complete line; command-line programs print it and exit with status 2."""
+    """Bad input. Its message is one complete line; command-line programs print it and exit with status 2.
+
+    What was given may be long, or hold line breaks: the message keeps its start and its end.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}")
 
 
 class ConfigError(UserError):

@@ -12,7 +12,7 @@ from tune.constraints import Constraint
 from tune.forbidden import check_rules, cuts, is_forbidden
 from tune.grid import number_of_cells
 from tune.objectives import check_objectives, check_score
-from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text
+from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text, shown
 from tune.pruners import PopulationBased
 from tune.samplers import Grid
 
@@ -116,7 +116,7 @@ def _check_condition(space: "Space", key: str, kind: str, name: str, values: lis
                 known = f"values of {name} only: {' or '.join(map(as_text, parent.domains))}"
             which, must = ("has a range for", "have ranges for") if kind == "when" else ("has", "have")
             raise UserError(
-                f"The key `parameters.{key}.{kind}.{name}` {which} {as_text(value)}, but must {must} {known}."
+                f"The key `parameters.{key}.{kind}.{name}` {which} {shown(value)}, but must {must} {known}."
             )
 
 
@@ -220,9 +220,10 @@ def _check_stopping(space: "Space", config: Config) -> None:
     if isinstance(scheduler, PopulationBased):
         _check_population(space, scheduler, config)
     if first.epoch >= config.epochs:
+        never = "ever takes over another's training" if scheduler.name == "pbt" else "is ever stopped"
         raise UserError(
             f"The value of `scheduler.{first.key}` is {getattr(scheduler, first.key)}, but {first.what} must be below "
-            f"epochs ({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+            f"epochs ({config.epochs}), or no trial {never}; or set `scheduler: none`."
         )
     if not 0 < config.evaluate_every < config.epochs:
         raise UserError(
@@ -247,7 +248,7 @@ def _check_enqueued(space: "Space") -> None:
             domain = parameter.domain_given(entry)[1]
             if not parameter.contains(domain, value):
                 among = ", ".join(map(as_text, domain)) if parameter.kind == "choice" else as_text(list(domain))
-                raise UserError(f"{which} has {as_text(value)} for `{key}`, but must have a value of {among}.")
+                raise UserError(f"{which} has {shown(value)} for `{key}`, but must have a value of {among}.")
         if not entry:
             raise UserError(f"{which} names no parameter, but must name at least one.")
         if space.forbids(entry):

@@ -219,7 +219,14 @@ BAD = {
         at("parameters/history_len", {"choice": [5, 4, 3, 0, 7, 8, 9, 10, 2, 1]}),
         "feature_type delta_mag needs history_len >= 1",
     ),
-    "a choice of dates": (at("parameters/lr", {"choice": [date(2026, 1, 1)]}), "`parameters.lr`: .*2026.* must be a list"),
+    "a choice of dates": (at("parameters/lr", {"choice": [date(2026, 1, 1)]}), "`parameters.lr`: .*2026.* must be a"),
+    "a long word": (at("parameters/lr", {"choice": ["x" * 10**5, {}]}), r"`parameters.lr`: \[.x{95}\.\.\. must be"),
+    "nothing": (lambda values: values.update(trials=None), "`trials` is empty, but must be a whole number"),
+    "an empty word": (at("fixed/activation", ""), "`activation` is empty, but must be 'tanh'"),
+    "hyperband of one epoch": (
+        at("scheduler", {"name": "hyperband", "max_resource": 1}),
+        "`scheduler.max_resource` is 1, but must be greater than or equal to 2, or 'auto'",
+    ),
     "choice twice": (at("parameters/feature_type/choice", ["rich", "rich"]), "different values"),
     "when of nothing": (at("parameters/history_len/when", {"lr": {1: [0, 1]}}), "must name a choice parameter"),
     "when of no choice": (at("parameters/history_len/when/feature_type/plain", [0, 1]), "choices of feature_type only"),
@@ -232,6 +239,8 @@ BAD = {
     "both searched and fixed": (at("fixed/lr", 1e-3), "`lr` is both under `parameters` and under `fixed`"),
     "another system": (at("parameters/e_max", {"float": [0.7, 0.9]}), "`e_max` cannot be under `parameters`"),
     "seed among the fixed": (at("fixed/seed", 1), "`seed` cannot be under `fixed`"),
+    "a line break in a key": (at("fixed/a\nb", 1), r"`fixed.a\\nb` is unknown"),
+    "a long key": (at("x" * 10**5, 1), r"The key `xx+ \.\.\. .*, seed"),
     "no trials": (at("trials", 0), "`trials` is 0, but must be greater than or equal to 1"),
     "unknown scheduler": (at("scheduler/name", "asah"), "`scheduler.name` is asah, but must be one of 'asha', "),
     "unknown scheduler option": (at("scheduler/grace", 1), "`scheduler.grace` is unknown; must be one of"),
@@ -312,6 +321,7 @@ def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., 
     with pytest.raises(UserError, match=message) as refusal:
         load_space(file)
     assert str(refusal.value).startswith(f"{file}: ")
+    assert len(str(refusal.value)) < 1000
     assert "\n" not in str(refusal.value)
 
 

@@ -30,6 +30,7 @@ from tune.output import Output
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.space import Resources, Space, find_space, load_space
+from tune.space_checks import check_trials
 from tune.storage import Storage, remember, shared_storage
 from tune.summary import (
     print_candidates,
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         space = load_space(file, options.set).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
+        check_trials(space)
         if options.dry_run:
             if options.address is not None:
                 return dry_run(space, None, 0, file)

@@ -13,7 +13,7 @@ from tune.forbidden import check_rules, cuts, is_forbidden
 from tune.grid import number_of_cells
 from tune.objectives import check_objectives, check_score
 from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text, shown
-from tune.pruners import PopulationBased
+from tune.pruners import Hyperband, PopulationBased
 from tune.samplers import Grid
 
 if TYPE_CHECKING:
@@ -68,6 +68,9 @@ def _check_keys(space: "Space") -> None:
             check_key(section, key)
     if space.fixed.get("eval_periods") == []:
         raise UserError("The value of `fixed.eval_periods` is [], but must have at least one entry.")
+    periods = space.fixed.get("eval_periods")
+    if isinstance(periods, list) and any(one in periods[:index] for index, one in enumerate(periods)):
+        raise UserError(f"The value of `fixed.eval_periods` is {shown(periods)}, but must have each number once.")
     for key in space.parameters:
         check_not_both(key, space.fixed)
         if key in NOT_SEARCHABLE:
@@ -212,8 +215,33 @@ def _check_population(space: "Space", scheduler: PopulationBased, config: Config
             raise UserError(f"The key `{name}` cannot stand beside `scheduler: pbt`: {why}; leave it out.")
 
 
+def check_trials(space: "Space") -> None:
+    """Raise UserError for a number of trials, of the space or of the command line, that its scheduler cannot use."""
+    if space.trials < 2 and isinstance(space.scheduler, PopulationBased):
+        raise UserError(
+            f"The value of `trials` is {space.trials}, but must be at least 2 with `scheduler: pbt`, whose trials take "
+            "over each other's trainings; or set `scheduler: none`."
+        )
+
+
+def _check_hyperband(scheduler: Hyperband, config: Config) -> None:
+    if scheduler.max_resource != "auto" and scheduler.max_resource > config.epochs:
+        raise UserError(
+            f"The value of `scheduler.max_resource` is {scheduler.max_resource}, but must be at most epochs "
+            f"({config.epochs}); or leave it out."
+        )
+    if scheduler.max_resource != "auto" and scheduler.min_resource > scheduler.max_resource:
+        raise UserError(
+            f"The value of `scheduler.min_resource` is {scheduler.min_resource}, but must be at most max_resource "
+            f"({scheduler.max_resource})."
+        )
+
+
 def _check_stopping(space: "Space", config: Config) -> None:
     scheduler = space.scheduler
+    check_trials(space)
+    if isinstance(scheduler, Hyperband):
+        _check_hyperband(scheduler, config)
     first = scheduler.first_stop()
     if first is None:
         return
@@ -234,6 +262,7 @@ def _check_stopping(space: "Space", config: Config) -> None:
 
 
 def _check_enqueued(space: "Space") -> None:
+    whole: dict[str, int] = {}
     for number, entry in enumerate(space.enqueue, 1):
         which = f"Number {number} of `enqueue`"
         for key, value in entry.items():
@@ -253,6 +282,10 @@ def _check_enqueued(space: "Space") -> None:
             raise UserError(f"{which} names no parameter, but must name at least one.")
         if space.forbids(entry):
             raise UserError(f"{which} is a combination that `forbid` does not allow; remove one of the two.")
+        if space.has_every(entry):
+            first = whole.setdefault(as_text(sorted(space.as_drawn(entry).items())), number)
+            if first != number:
+                raise UserError(f"{which} is the same configuration as number {first}; remove one of the two.")
 
 
 def _check_scores(space: "Space", config: Config) -> None:

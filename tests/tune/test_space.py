@@ -275,6 +275,7 @@ BAD = {
     "options without a name": (at("sampler", {"n_startup_trials": 3}), "must have a `name` too, .* `name: tpe`"),
     "a number for a sampler": (at("sampler", 5), "`sampler` is 5, but must be a name or a mapping with a `name`"),
     "no parameters": (at("parameters", {}), "`parameters` is {}, but must have at least one entry"),
+    "a horizon twice": (at("fixed/eval_periods", [10, 10]), r"`fixed.eval_periods` is \[10, 10\], but must have each"),
     "no horizon": (at("fixed/eval_periods", []), r"`fixed.eval_periods` is \[\], but must have at least one entry"),
     "a number for a key": (lambda values: values.update({5: 1}), "the key `5` is 5, but must be a word"),
     "a logarithmic choice": (

@@ -138,7 +138,7 @@ def test_a_dry_run_refuses_what_a_search_would(
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("command", ["tune.search --space quick --dry-run", "tune.search -h", "tune.report -h"])
+@pytest.mark.parametrize("command", ["tune.search --space quick --dry-run", "tune.space --schema", "tune.report -h"])
 def test_a_reader_that_has_seen_enough(command: str, tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

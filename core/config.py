@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from core.errors import ConfigError, nearest
+from core.errors import ConfigError, nearest, shorten
 
 Count = Annotated[int, Field(ge=1)]
 #: Nobody waits for more periods of a score.
@@ -274,4 +274,4 @@ def one_line(error: ValidationError) -> str:
     what = f"The value of `{'.'.join(location)}` is"
     if len(location) > 1 and location[-1].isdigit():
         what = f"Number {int(location[-1]) + 1} of the values of `{'.'.join(location[:-1])}` is"
-    return f"{what} {given!r}, but {rule}."
+    return f"{what} {'empty' if given in (None, '') else shorten(repr(given))}, but {rule}."

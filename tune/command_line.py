@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from core.errors import UserError
+from core.errors import UserError, shorten
 from tune.cluster import check_address
 from tune.monitoring.watching import Watching
 from tune.space import shipped_spaces
 
+#: Larger numbers fit no file and no machine.
+_MOST_DIGITS = 18
 #: What `--resume` says already.
 _NOT_WITH_RESUME = {
     "space": "searches the folder's own space.yaml",
@@ -117,6 +119,8 @@ def count_or_zero(text: str) -> int:
 
 
 def _whole_number(text: str, at_least: int) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"the value is {text}, but must be a whole number >= {at_least}")
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < at_least:
+        shown = shorten(text) or "empty"
+        rule = f"a whole number >= {at_least}, of at most {_MOST_DIGITS} digits"
+        raise argparse.ArgumentTypeError(f"the value is {shown}, but must be {rule}")
     return int(text)

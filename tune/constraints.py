@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from core.errors import UserError
+from core.errors import UserError, shorten
 from tune.objectives import score
 
 #: A score, `<=` or `>=`, and a number.
@@ -32,8 +32,8 @@ class Constraint:
         except ValueError:  # not a number
             pass
         raise UserError(
-            f"The value of `constraints` has {text!r}, but must have a score, `<=` or `>=`, and a number, for example "
-            "`steps_per_orbit <= 400`."
+            f"The value of `constraints` has {shorten(repr(text))}, but must have a score, `<=` or `>=`, and a number, "
+            "for example `steps_per_orbit <= 400`."
         )
 
     def check(self) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from tune.parameters import shown
+
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -17,7 +19,7 @@ def seconds(value: Any) -> float:
         length = float(matched[1]) * _SECONDS[matched[2]]
         if 0 < length < math.inf:
             return length
-    raise ValueError(f"it is {value}, but must be seconds, above 0, or text such as 90s, 30min, 2h or 1.5d.")
+    raise ValueError(f"it is {shown(value)}, but must be seconds, above 0, or text such as 90s, 30min, 2h or 1.5d.")
 
 
 #: Seconds.

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from core.checkpoint import load_state
 from core.config import Config
-from core.errors import CheckpointError, UserError
+from core.errors import CheckpointError, UserError, shorten
 from core.toml_file import to_toml
 from tune.space import Space
 from tune.study import TrialRecord
@@ -38,7 +39,11 @@ class SearchFolder:
         self.path = path
         #: The first thing that could not be written.
         self.failure: ResultsError | None = None
-        self._made: list[Path] = []
+        #: What :meth:`create` makes: the folder, and those above it.
+        self._is_made = False
+        #: Whether it is that of a search that begins here: one that goes on cannot choose another.
+        self._is_new = False
+        self._parents: list[Path] = []
         self._lock: BinaryIO | None = None
 
     @contextmanager
@@ -50,12 +55,17 @@ class SearchFolder:
             self.failure = self.failure or known
             raise
         except OSError as error:
-            failure = ResultsError(
-                f"results folder {self.path}: cannot be written ({error.strerror or error}); free space or give "
-                "--results"
-            )
+            failure = ResultsError(f"results folder {self.path}: cannot be written {self._reason(error)}")
             self.failure = self.failure or failure
             raise failure from None
+
+    def _reason(self, error: OSError) -> str:
+        """Why a file cannot be written, and what helps."""
+        reason, file = error.strerror or str(error), error.filename2 or error.filename
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY) and file:
+            return f"({reason}: {file}); move that away"
+        advice = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "free space"
+        return f"({reason}); {advice}{' or give --results' if self._is_new else ''}"
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -65,36 +75,43 @@ class SearchFolder:
 
     @classmethod
     def named_after(cls, results: Path, space_name: str) -> "SearchFolder":
-        """Choose a folder that does not exist; :meth:`create` makes it. Raises UserError where none can be made."""
+        """Choose the name of a new folder; :meth:`create` makes it. Raises UserError where none can be made."""
         try:
             check_writable(results)
         except OSError as error:
             raise UserError(
                 f"The value of `--results` is {results}, but must be a folder that can be written ({error.strerror})."
             ) from None
-        base = results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-        path, number = base, 1
-        while path.exists():
-            number += 1
-            path = base.with_name(f"{base.name}-{number}")
-        return cls(path)
+        folder = cls(results / f"{space_name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+        folder._is_new = True
+        return folder
 
     @classmethod
     def existing(cls, path: Path, *needed: str) -> "SearchFolder":
         """Open the folder of a search that has been. Raises UserError if it is none, or has not the files needed."""
         for name in ("space.yaml", *needed):
-            if not (path / name).is_file():
+            try:
+                why = "" if (path / name).is_file() else f"there is no {name} in it"
+            except OSError as error:
+                why = error.strerror or str(error)
+            if why:
                 raise UserError(
-                    f"{path}: not the results of a search (there is no {name} in it); give a folder such as "
+                    f"{shorten(str(path))}: not the results of a search ({why}); give a folder such as "
                     "results/history-20260131T120000Z."
                 )
         return cls(path)
 
     def create(self, space: Space) -> None:
-        """Make the folder, with the space as it is searched."""
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        """Make the folder, with the space as it is searched. Its name gets a number if there is such a one already."""
+        base = self.path
+        self._parents = [folder for folder in base.parents if not folder.exists()]
         with self.writing():
-            self.path.mkdir(parents=True)
+            for number in count(1):
+                self.path = base.with_name(f"{base.name}-{number}") if number > 1 else base
+                with suppress(FileExistsError):  # another search may have begun in the same second
+                    self.path.mkdir(parents=True)
+                    break
+            self._is_made = True
             self.write_space(space)
 
     def lock(self) -> None:
@@ -113,6 +130,11 @@ class SearchFolder:
             ) from None
         self._lock = lock
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether this process holds the folder: before a search starts, only that of an earlier one is held."""
+        return self._lock is not None
+
     def tidy(self) -> None:
         """Remove what a killed search has left half-written. Nobody else may be writing."""
         for part in (*self.path.rglob("*.part"), *self.path.glob(f"{self.journal.name}.lock*")):
@@ -123,9 +145,9 @@ class SearchFolder:
 
     def remove(self) -> None:
         """Remove what :meth:`create` made, for a search that could not start."""
-        if self._made:
+        if self._is_made:
             shutil.rmtree(self.path, ignore_errors=True)
-        for folder in self._made[1:]:
+        for folder in self._parents:
             with suppress(OSError):
                 folder.rmdir()
 

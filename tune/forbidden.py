@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors import UserError
-from tune.parameters import ChoiceParameter, Parameter, as_text
+from tune.parameters import ChoiceParameter, Parameter, as_text, shown
 
 Rule = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def check_rules(rules: Sequence[Rule], parameters: Mapping[str, Parameter]) -> N
                 known = ", ".join(parameters)
                 raise UserError(f"{which} names `{key}`, but must name parameters of this space: {known}.")
             if must_be := _must_be(parameters[key], wanted):
-                raise UserError(f"{which} has {as_text(wanted)} for `{key}`, but must have {must_be}.")
+                raise UserError(f"{which} has {shown(wanted)} for `{key}`, but must have {must_be}.")
 
 
 def _is_so(parameter: Parameter, wanted: Any, value: Any) -> bool:

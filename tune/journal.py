@@ -11,7 +11,7 @@ from typing import Any
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
-from optuna.storages.journal._storage import JournalOperation
+from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
 
 
 def open_journal(path: Path, *, reading: bool = False, ends: Collection[str] = ()) -> JournalStorage:
@@ -89,12 +89,26 @@ def together(storage: BaseStorage) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def damaged_line(path: Path) -> int | None:
+    """The number of the first line that is no entry, or that does not fit those before it, counted from 1."""
+    state = JournalStorageReplayResult("")
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            state.apply_logs([json.loads(line)])
+        except Exception:  # whatever Optuna stumbles over
+            return number
+    return None
+
+
 def _cut_torn_line(path: Path, keep: bool = True) -> None:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
+    is_torn = whole < len(content)
+    while content[:whole].endswith(b"\n\n"):  # empty lines, of an editor: Optuna knows none
+        whole -= 1
     if whole == len(content):
         return
-    if keep:
+    if keep and is_torn:
         number = 1
         while (copy := path.with_name(f"{path.name}.torn-{number}")).exists():
             number += 1
@@ -108,10 +122,12 @@ def _cut_half_made(path: Path, ends: Collection[str]) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     for index in range(len(lines) - 1, -1, -1):
         entry = json.loads(lines[index])
-        attributes = entry.get("user_attr", {}) | entry.get("user_attrs", {})
+        if not isinstance(entry, dict):
+            raise TypeError("not an entry")
+        attributes = [*(entry.get("user_attr") or ()), *(entry.get("user_attrs") or ())]
         if any(name in attributes for name in ends):
             return
-        if entry["op_code"] == JournalOperation.CREATE_TRIAL:
+        if entry.get("op_code") == JournalOperation.CREATE_TRIAL:
             with path.open("r+b") as file:
                 file.truncate(sum(map(len, lines[:index])))
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.errors import UserError
 from tune.folder import MODEL_FILE, SearchFolder
+from tune.journal import damaged_line
 from tune.space import Space, load_space
 from tune.study import SearchStudy, TrialRecord
 
@@ -27,8 +28,14 @@ def open_study(space: Space, folder: SearchFolder, *, reading: bool = False) -> 
             return SearchStudy(space, folder.journal, folder.path.name, reading=reading)
     except UserError:
         raise
-    except ValueError:  # of the JSON reader, or of Optuna's
-        raise UserError(f"{folder.journal}: cannot be read, a line of it is damaged.") from None
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError):  # of the JSON reader, or of Optuna's
+        number = damaged_line(folder.journal)
+        if number is None:
+            raise
+        raise UserError(
+            f"{folder.journal}: cannot be read, line {number} of it is damaged; delete that line, or restore the file "
+            "from a copy."
+        ) from None
 
 
 def open_search(path: Path) -> tuple[SearchFolder, SearchStudy]:
@@ -41,8 +48,9 @@ def best_model(folder: SearchFolder, ranked: list[TrialRecord]) -> Best | None:
     """What best/ holds: a confirmation may have put another trial there than the one that leads the table."""
     exported, metrics = folder.path / "best" / MODEL_FILE, read_json(folder.path / "best" / "metrics.json")
     numbers = {record.number: record for record in ranked}
-    if exported.is_file() and metrics.get("trial") in numbers:
-        record = numbers[metrics["trial"]]
+    number = metrics.get("trial")
+    if exported.is_file() and isinstance(number, int) and number in numbers:
+        record = numbers[number]
         # After a confirmation the model is that of a repeat, with scores of its own.
         own = {key: metrics[key] for key in record.scores if isinstance(metrics.get(key), int | float)}
         return Best(record.number, record.scores | own, exported)

@@ -4,8 +4,8 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from core.errors import UserError
-from tune.parameters import as_text, shorten
+from core.errors import UserError, shorten
+from tune.parameters import as_text, shown
 from tune.yaml_file import read_value
 
 #: Two names of one entry: setting one takes the place of the other.
@@ -24,9 +24,10 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         if not equals or not all(keys):
             raise UserError(f"The value of --set is {shorten(text)}, but must be key=value, for example trials=8.")
         if path.strip() in seen:
-            raise UserError(f"--set gives `{path.strip()}` twice, {seen[path.strip()]} and {text}; leave one out.")
+            was = shorten(seen[path.strip()])
+            raise UserError(f"--set gives `{path.strip()}` twice, {was} and {shorten(text)}; leave one out.")
         seen[path.strip()] = text
-        _set(values, keys, read_value(written, f"--set {shorten(text)}"))
+        _set(values, keys, read_value(written, f"In `{shorten(path.strip())}`"))
     return values
 
 
@@ -35,7 +36,7 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for depth, key in enumerate(named[:-1], 1):
         entry = entry.setdefault(_as_it_is(entry, key), {})
         if not isinstance(entry, dict):
-            is_value = f"`{'.'.join(named[:depth])}` is {shorten(as_text(entry))}"
+            is_value = f"`{'.'.join(named[:depth])}` is {shown(entry)}"
             raise UserError(f"The key `{'.'.join(named)}` of --set cannot be there: {is_value}, which has no keys.")
     if len(named) == 1:
         values.pop(_SAME.get(named[0], ""), None)

@@ -25,10 +25,14 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from core.errors import shorten
+
 Scalar = bool | int | float | str
 _SCALARS = (bool, int, float, str)
 #: More points than this on a grid are a slip of the pen.
 _MOST_POINTS = 10**9
+#: More choices than this are not told apart by any search, and each is checked.
+_MOST_CHOICES = 1000
 #: A grid of more configurations than this is not counted.
 MOST_CELLS = 100_000
 
@@ -95,12 +99,12 @@ class Parameter(BaseModel, ABC):
         for parent, values in self.required.items():
             if not values or not all(isinstance(value, _SCALARS) for value in values):
                 raise ValueError(
-                    f"its key `only` has {as_text(self.only[parent] if self.only else None)} for {parent}, but must "
+                    f"its key `only` has {shown(self.only[parent] if self.only else None)} for {parent}, but must "
                     "have a number, a word, or a list of them."
                 )
         for domain in self.domains:
             if rule := self._must_be(domain):
-                raise ValueError(f"{as_text(domain)} must be {rule}.")
+                raise ValueError(f"{shown(domain)} must be {rule}.")
         return self
 
     @property
@@ -261,10 +265,10 @@ class _Range(Parameter):
         if values.get("log") is True:
             if not is_number or step <= 1:
                 kind = "a whole number >= 2" if whole else "a number > 1"
-                raise ValueError(f"its key `step` is {as_text(step)}, but must be {kind} with `log: true`: a factor.")
+                raise ValueError(f"its key `step` is {shown(step)}, but must be {kind} with `log: true`: a factor.")
         elif not is_number or step <= 0:
             raise ValueError(
-                f"its key `step` is {as_text(step)}, but must be {'a whole number >= 1' if whole else 'a number > 0'}."
+                f"its key `step` is {shown(step)}, but must be {'a whole number >= 1' if whole else 'a number > 0'}."
             )
         return values
 
@@ -326,6 +330,8 @@ class ChoiceParameter(Parameter):
         return domain
 
     def _must_be(self, domain: Sequence[Any]) -> str | None:
+        if len(domain) > _MOST_CHOICES:
+            return f"a list of at most {_MOST_CHOICES:,} values, not {len(domain):,}; give a range, or fewer of them"
         for value in domain:
             if not all(isinstance(x, _SCALARS) for x in (value if isinstance(value, list) else [value])):
                 return "a list of numbers, words, or lists of them"
@@ -336,13 +342,15 @@ class ChoiceParameter(Parameter):
 
 def as_text(value: Any) -> str:
     """Return a value as a settings file would show it."""
-    return json.dumps(value) if isinstance(value, list | tuple | bool | float) else str(value)
+    try:
+        return json.dumps(value) if isinstance(value, list | tuple | bool | float) else str(value)
+    except TypeError:  # it holds a date, say
+        return str(value)
 
 
-def shorten(text: str) -> str:
-    """Return what a user wrote as a message can show it: on one line, and not too long."""
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def shown(value: Any) -> str:
+    """Return a value that a user gave as a message can show it."""
+    return "empty" if value is None or value == "" else shorten(as_text(value))
 
 
 def _kind(entry: Any) -> str | None:

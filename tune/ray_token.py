@@ -6,6 +6,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from core.errors import UserError
+
 
 def token_file() -> Path | None:
     """The file that Ray reads its token from, or None if the token itself is in the environment."""
@@ -15,10 +17,22 @@ def token_file() -> Path | None:
 
 
 def make_token() -> None:
-    """Make Ray's token if there is none. Ray would do it too, but for all to read."""
+    """Make Ray's token if there is none. Ray would do it too, but for all to read. Raises UserError."""
     file = token_file()
-    if file is None or os.environ.get("RAY_AUTH_TOKEN_PATH") or file.exists():
+    if file is None:
         return
+    try:
+        if not os.environ.get("RAY_AUTH_TOKEN_PATH") and not file.exists():
+            _write(file)
+        file.read_bytes()  # Ray would end in a traceback where it cannot
+    except OSError as error:
+        raise UserError(
+            f"{file}: Ray's token cannot be kept there ({error.strerror}), but must be a file in a folder that can be "
+            "written; mend that, set HOME to another folder, or give a token in RAY_AUTH_TOKEN."
+        ) from None
+
+
+def _write(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=file.parent) as whole:  # readable by its owner alone
         whole.write(secrets.token_hex(32))

@@ -31,6 +31,7 @@ from tune.output import Output
 from tune.progress import Progress
 from tune.ray_session import RaySession, prepare_environment, ray_session
 from tune.space import Resources, Space, find_space, load_space
+from tune.space_checks import check_trials
 from tune.storage import Storage, remember, shared_storage
 from tune.summary import (
     print_candidates,
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         space = load_space(file, options.set).changed(
             trials=options.trials, max_concurrent=options.max_concurrent, seed=options.seed, storage=options.storage
         )
+        check_trials(space)
         if options.dry_run:
             if options.address is not None:
                 return dry_run(space, None, 0, file)
@@ -99,11 +101,11 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
     Its folder may have trials already. Return the exit status.
     """
     start, ending = time.monotonic(), _Ending()
-    warm = WarmStart([], 0) if folder.journal.exists() else WarmStart.of(space)
+    warm = WarmStart([], 0) if folder.is_claimed else WarmStart.of(space)
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
     sets = (validation.systems, test.systems if test else None)
-    if folder.journal.exists() and not is_interrupted(study := open_study(space, folder)):
+    if folder.is_claimed and not is_interrupted(study := open_study(space, folder)):
         confirmation = Confirmation(study) if space.confirm else None
         if not (confirmation and confirmation.due()):  # all that is left is to write it down again
             model = write_results(study, folder, validation.systems)
@@ -118,12 +120,12 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         storage = shared or Storage.find(str(session.folder), "tune")
         fitted, concurrent, packs = fit_to_machine(space, session)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
-        print_machine(fitted, folder, concurrent, packs, dropped_gpu)
-        print_warm_start(warm, space)
         try:
-            if not folder.journal.exists():
+            if not folder.is_claimed:
                 folder.create(fitted)
                 folder.lock()
+            print_machine(fitted, folder, concurrent, packs, dropped_gpu)
+            print_warm_start(warm, space)
             study = open_study(fitted, folder)
             with folder.writing():
                 take_over(study, warm)

@@ -14,12 +14,12 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from core.config import Config
-from core.errors import UserError, nearest
+from core.errors import UserError, nearest, shorten
 from tune.constraints import FORM, Constraint
 from tune.duration import Duration
 from tune.forbidden import is_forbidden
 from tune.overrides import override
-from tune.parameters import AnyParameter, Parameter, Scalar, as_text, shorten
+from tune.parameters import AnyParameter, Parameter, Scalar, shown
 from tune.pruners import Asha, Scheduler
 from tune.ranking import Ranking
 from tune.samplers import TPE, Sampler
@@ -107,7 +107,7 @@ class Space(BaseModel):
                 raise ValueError("The keys `objective` and `objectives` are both there; remove one of the two.")
             if not isinstance(values["objective"], str):
                 raise ValueError(
-                    f"The value of `objective` is {shorten(as_text(values['objective']))}, but must be the name of a "
+                    f"The value of `objective` is {shown(values['objective'])}, but must be the name of a "
                     "score; `objectives` takes a list."
                 )
             return {**{k: v for k, v in values.items() if k != "objective"}, "objectives": [values["objective"]]}
@@ -120,7 +120,7 @@ class Space(BaseModel):
         if isinstance(values, Mapping) and _name(values.get("scheduler")) == "pbt":
             if (sampler := _name(values.get("sampler", "random"))) != "random":
                 raise ValueError(
-                    f"The value of `sampler` is {shorten(as_text(sampler))}, but must be left out with `scheduler: "
+                    f"The value of `sampler` is {shown(sampler)}, but must be left out with `scheduler: "
                     "pbt`, which changes the parameters itself and allows no sampler beside it."
                 )
             return {**values, "sampler": "random"}

@@ -12,8 +12,8 @@ from tune.constraints import Constraint
 from tune.forbidden import check_rules, cuts, is_forbidden
 from tune.grid import number_of_cells
 from tune.objectives import check_objectives, check_score
-from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text
-from tune.pruners import PopulationBased
+from tune.parameters import MOST_CELLS, ChoiceParameter, IntParameter, Parameter, as_text, shown
+from tune.pruners import Hyperband, PopulationBased
 from tune.samplers import Grid
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ NOT_SEARCHABLE = {
 }
 #: Ray counts resources in units of this.
 SMALLEST_SHARE = 1e-4
+#: A choice of more values than this is combined with others by a few of them only, for the number of corners.
+_MANY = 8
 
 
 def check_space(space: "Space") -> None:
@@ -66,6 +68,9 @@ def _check_keys(space: "Space") -> None:
             check_key(section, key)
     if space.fixed.get("eval_periods") == []:
         raise UserError("The value of `fixed.eval_periods` is [], but must have at least one entry.")
+    periods = space.fixed.get("eval_periods")
+    if isinstance(periods, list) and any(one in periods[:index] for index, one in enumerate(periods)):
+        raise UserError(f"The value of `fixed.eval_periods` is {shown(periods)}, but must have each number once.")
     for key in space.parameters:
         check_not_both(key, space.fixed)
         if key in NOT_SEARCHABLE:
@@ -114,7 +119,7 @@ def _check_condition(space: "Space", key: str, kind: str, name: str, values: lis
                 known = f"values of {name} only: {' or '.join(map(as_text, parent.domains))}"
             which, must = ("has a range for", "have ranges for") if kind == "when" else ("has", "have")
             raise UserError(
-                f"The key `parameters.{key}.{kind}.{name}` {which} {as_text(value)}, but must {must} {known}."
+                f"The key `parameters.{key}.{kind}.{name}` {which} {shown(value)}, but must {must} {known}."
             )
 
 
@@ -210,17 +215,43 @@ def _check_population(space: "Space", scheduler: PopulationBased, config: Config
             raise UserError(f"The key `{name}` cannot stand beside `scheduler: pbt`: {why}; leave it out.")
 
 
+def check_trials(space: "Space") -> None:
+    """Raise UserError for a number of trials, of the space or of the command line, that its scheduler cannot use."""
+    if space.trials < 2 and isinstance(space.scheduler, PopulationBased):
+        raise UserError(
+            f"The value of `trials` is {space.trials}, but must be at least 2 with `scheduler: pbt`, whose trials take "
+            "over each other's trainings; or set `scheduler: none`."
+        )
+
+
+def _check_hyperband(scheduler: Hyperband, config: Config) -> None:
+    if scheduler.max_resource != "auto" and scheduler.max_resource > config.epochs:
+        raise UserError(
+            f"The value of `scheduler.max_resource` is {scheduler.max_resource}, but must be at most epochs "
+            f"({config.epochs}); or leave it out."
+        )
+    if scheduler.max_resource != "auto" and scheduler.min_resource > scheduler.max_resource:
+        raise UserError(
+            f"The value of `scheduler.min_resource` is {scheduler.min_resource}, but must be at most max_resource "
+            f"({scheduler.max_resource})."
+        )
+
+
 def _check_stopping(space: "Space", config: Config) -> None:
     scheduler = space.scheduler
+    check_trials(space)
+    if isinstance(scheduler, Hyperband):
+        _check_hyperband(scheduler, config)
     first = scheduler.first_stop()
     if first is None:
         return
     if isinstance(scheduler, PopulationBased):
         _check_population(space, scheduler, config)
     if first.epoch >= config.epochs:
+        never = "ever takes over another's training" if scheduler.name == "pbt" else "is ever stopped"
         raise UserError(
             f"The value of `scheduler.{first.key}` is {getattr(scheduler, first.key)}, but {first.what} must be below "
-            f"epochs ({config.epochs}), or no trial is ever stopped; or set `scheduler: none`."
+            f"epochs ({config.epochs}), or no trial {never}; or set `scheduler: none`."
         )
     if not 0 < config.evaluate_every < config.epochs:
         raise UserError(
@@ -231,6 +262,7 @@ def _check_stopping(space: "Space", config: Config) -> None:
 
 
 def _check_enqueued(space: "Space") -> None:
+    whole: dict[str, int] = {}
     for number, entry in enumerate(space.enqueue, 1):
         which = f"Number {number} of `enqueue`"
         for key, value in entry.items():
@@ -245,11 +277,15 @@ def _check_enqueued(space: "Space") -> None:
             domain = parameter.domain_given(entry)[1]
             if not parameter.contains(domain, value):
                 among = ", ".join(map(as_text, domain)) if parameter.kind == "choice" else as_text(list(domain))
-                raise UserError(f"{which} has {as_text(value)} for `{key}`, but must have a value of {among}.")
+                raise UserError(f"{which} has {shown(value)} for `{key}`, but must have a value of {among}.")
         if not entry:
             raise UserError(f"{which} names no parameter, but must name at least one.")
         if space.forbids(entry):
             raise UserError(f"{which} is a combination that `forbid` does not allow; remove one of the two.")
+        if space.has_every(entry):
+            first = whole.setdefault(as_text(sorted(space.as_drawn(entry).items())), number)
+            if first != number:
+                raise UserError(f"{which} is the same configuration as number {first}; remove one of the two.")
 
 
 def _check_scores(space: "Space", config: Config) -> None:
@@ -264,15 +300,21 @@ def _check_scores(space: "Space", config: Config) -> None:
 def corners(space: "Space") -> Iterator[dict[str, Any]]:
     """Yield parameters of trials that the space allows: for every three, all ends and choices that go together.
 
-    What the three depend on is varied too. There is no corner where everything is forbidden.
+    What the three depend on is varied too. There is no corner where everything is forbidden. Of a choice of many values
+    a few go together with others, but each is in some corner.
     """
     order = space.draw_order
     for varied in combinations(space.parameters, min(3, len(order))):
-        free = set(varied)
-        for key in varied:
-            free |= _ancestors(space, key)
-            free |= {other for rule in space.forbid if key in rule for other in rule}
-        yield from _drawings(space, order, free, {})
+        yield from _drawings(space, order, set().union(*(_related(space, key) for key in varied)), {})
+    for key, parameter in space.parameters.items():
+        if isinstance(parameter, ChoiceParameter) and any(len(domain) > _MANY for domain in parameter.domains):
+            yield from _drawings(space, order, _related(space, key), {}, key)
+
+
+def _related(space: "Space", key: str) -> set[str]:
+    """A parameter, what it depends on, and what rules name beside it."""
+    beside = {other for rule in space.forbid if key in rule for other in rule}
+    return {key} | _ancestors(space, key) | beside
 
 
 def _ancestors(space: "Space", key: str) -> set[str]:
@@ -281,9 +323,12 @@ def _ancestors(space: "Space", key: str) -> set[str]:
 
 
 def _drawings(
-    space: "Space", order: list[tuple[str, Parameter]], free: Set[str], drawn: dict[str, Any]
+    space: "Space", order: list[tuple[str, Parameter]], free: Set[str], drawn: dict[str, Any], whole: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Yield every way to go on from what is drawn: all values of the free parameters, and the first that is allowed."""
+    """Yield every way to go on from what is drawn: values of the free parameters, and the first that is allowed.
+
+    Of a free choice of many values a few are tried, unless it is the one that is ``whole``.
+    """
     if is_forbidden(space.forbid, space.parameters, drawn):
         return
     if not order:
@@ -291,20 +336,36 @@ def _drawings(
         return
     (key, parameter), rest = order[0], order[1:]
     if not parameter.exists(drawn):
-        yield from _drawings(space, rest, free, drawn)
+        yield from _drawings(space, rest, free, drawn, whole)
         return
-    for value in _values(space, key, parameter.domain_given(drawn)[1]):
+    for value in _values(space, key, parameter.domain_given(drawn)[1], every=key == whole or key not in free):
         is_allowed = False
-        for corner in _drawings(space, rest, free, {**drawn, key: value}):
+        for corner in _drawings(space, rest, free, {**drawn, key: value}, whole):
             is_allowed = True
             yield corner
         if is_allowed and key not in free:
             return
 
 
-def _values(space: "Space", key: str, domain: Any) -> list[Any]:
-    """Values of a parameter to try: its points, and those that other parameters depend on."""
+def _values(space: "Space", key: str, domain: Any, every: bool) -> list[Any]:
+    """Values of a parameter to try: its points, or a few of many, and those that other parameters depend on."""
     parameter = space.parameters[key]
     values = parameter.points(domain, cuts(space.forbid, key))
-    named = [value for other in space.parameters.values() for value in other.parents.get(key, [])]
+    named: list[Any] = []
+    for other in space.parameters.values():
+        named += (other.when or {}).get(key, ())
+        named += _few(other.required.get(key, []))
+    if isinstance(parameter, ChoiceParameter) and not every:
+        values = _few(values)
     return values + [value for value in named if value not in values and parameter.contains(domain, value)]
+
+
+def _few(values: list[Any]) -> list[Any]:
+    """The first of many values, the smallest, the largest and some between: rules of a config are about such ends."""
+    if len(values) <= _MANY:
+        return values
+    first = values[0]
+    if all(isinstance(value, int | float) for value in values):
+        values = sorted(values)
+    picked = [first, *(values[index * (len(values) - 1) // 4] for index in range(5))]
+    return [value for index, value in enumerate(picked) if value not in picked[:index]]

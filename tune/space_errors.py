@@ -5,7 +5,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from core.errors import nearest
-from tune.parameters import FloatParameter, as_text, shorten
+from tune.parameters import FloatParameter, shown
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -22,14 +22,17 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         path = path[: path.index("[key]")]
     if section in _TAG_AT:  # pydantic names the member of a union too, which is no key of the file
         path = [part for index, part in enumerate(path) if index != _TAG_AT[section]]
+    # So do unions within: a number or a word.
+    others = [e for e in errors if e["loc"][:-1] == first["loc"][:-1] and e["type"] == "literal_error"]
+    path = [part for part in path if not part.startswith(_UNION_PARTS)]
     key = ".".join(path)
     if wrong_key:
-        return f"The value of the key `{key}` is {as_text(first['input'])}, but must be a word; put it in quotes."
+        return f"The value of the key `{key}` is {shown(first['input'])}, but must be a word; put it in quotes."
     if first["type"] == "missing":
         return f"The key `{key}` is missing."
     if first["type"] == "extra_forbidden":
         if section == "parameters" and path[-1] in ("log", "step"):
-            value = shorten(as_text(first["input"]))
+            value = shown(first["input"])
             return f"The value of `{key}` is {value}, but must be left out: a choice has no order."
         known = _known_keys(model, [str(part) for part in first["loc"]])
         return f"The key `{key}` is unknown{nearest(path[-1], known) or '; must be one of ' + ', '.join(known) + '.'}"
@@ -37,12 +40,14 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         return f"In `{key}`: {first['ctx']['error']}"
     if first["type"] == "union_tag_invalid":
         names = first["ctx"]["expected_tags"]
-        return f"The value of `{key}.name` is {first['ctx']['tag']}, but must be one of {names}."
+        return f"The value of `{key}.name` is {shown(first['ctx']['tag'])}, but must be one of {names}."
     rule = _RULES.get(first["type"]) or first["msg"].replace("Input should be", "must be", 1)
+    if others and others[0] is not first and str(first["loc"][-1]).startswith(_UNION_PARTS):
+        rule += f", or {others[0]['ctx']['expected']}"
     if section in ("sampler", "scheduler") and path == [section]:
         has = "have a `name` too" if isinstance(first["input"], dict) else "be a name or a mapping with a `name`"
         rule = f"must {has}, for example `name: {model.model_fields[section].default.name}`"
-    return f"The value of `{key}` is {shorten(as_text(first['input']))}, but {rule}."
+    return f"The value of `{key}` is {shown(first['input'])}, but {rule}."
 
 
 _RULES = {
@@ -55,6 +60,7 @@ _RULES = {
 }
 
 
+_UNION_PARTS = ("constrained-", "literal[", "function-")
 _TAG_AT = {"sampler": 1, "scheduler": 1, "parameters": 2}
 
 

@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser = Parser(prog="python -m tune.space", description="What a search space may say.")
         parser.add_argument("--schema", action="store_true", required=True, help="print it as JSON Schema, for editors")
         parser.parse_args(arguments)
-    print(json.dumps(schema(), indent=1))
-    return 0
+        print(json.dumps(schema(), indent=1))
+        return 0
 
 
 def schema() -> dict[str, Any]:

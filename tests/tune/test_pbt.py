@@ -114,6 +114,11 @@ BAD = {
         lambda values: [population(values), values["fixed"].update(evaluate_every=4)],
         r"`scheduler.perturbation_interval` is 2, but must be a multiple of evaluate_every \(4\)",
     ),
+    "one trial": (put(trials=1), "`trials` is 1, but must be at least 2 with `scheduler: pbt`"),
+    "an interval as long as a trial": (
+        put(scheduler={"name": "pbt", "perturbation_interval": 100}),
+        r"is 100, but it must be below epochs \(8\), or no trial ever takes over another's training",
+    ),
     "no interval": (put(scheduler="pbt"), "`scheduler.perturbation_interval` is missing"),
 }
 

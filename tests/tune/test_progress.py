@@ -88,7 +88,7 @@ def test_a_search_in_a_terminal_shows_its_best_while_it_runs(write_space: Callab
     assert " of 3" in view["trials"]
     assert "epochs a minute" in view["time"]
     assert "work_gain" in view["best"]
-    assert view["now"].startswith("trial ")
+    assert view["now"].startswith(("trial ", "starting"))  # between two trials there is none for a moment
     assert terminal.finish() == 0
     assert "".join(terminal.seen).replace(" ", "").endswith("--Nperiod10")  # a long command fills more than a line
     assert not any(line.startswith("now ") for line in terminal.seen)

@@ -27,7 +27,7 @@ def space_of(write_space: Callable[..., Path], **changes: Any) -> Space:
 
 @pytest.mark.parametrize("sampler", ["tpe", "qmc", "cmaes"])
 def test_what_is_known_to_be_good_is_run_first(sampler: str, write_space: Callable[..., Path], tmp_path: Path) -> None:
-    space = space_of(write_space, enqueue=[*GOOD, GOOD[0]], sampler=sampler)
+    space = space_of(write_space, enqueue=GOOD, sampler=sampler).changed(enqueue=[*GOOD, GOOD[0]])
     settings = run(SearchStudy(space, tmp_path / "journal", "test"), 2)
     settings += run(SearchStudy(space, tmp_path / "journal", "test"), 3)  # goes on with what is left of them
     for entry, own in zip(GOOD, settings, strict=False):
@@ -118,6 +118,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty": ({"enqueue": [{}, {"lr": 1}]}, "Number 1 of `enqueue` names no parameter"),
     "outside": ({"enqueue": [{"lr": 1}]}, r"has 1 for `lr`, but must have a value of \[0.001, 0.01\]"),
     "alone": ({"enqueue": [{"history_len": 1}]}, "has `history_len`, which depends on `feature_type`"),
+    "twice": (
+        {"enqueue": [*GOOD[:2], {**dict(reversed(GOOD[0].items())), "history_len": 2}]},
+        "Number 3 of `enqueue` is the same configuration as number 1; remove one of the two",
+    ),
     "forbidden": (
         {"enqueue": [{"feature_type": "rich"}], "forbid": [{"feature_type": "rich"}]},
         "Number 1 of `enqueue` is a combination that `forbid` does not allow",

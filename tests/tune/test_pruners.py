@@ -74,6 +74,14 @@ BAD = {
         {"name": "hyperband", "min_resource": 8},
         "`scheduler.min_resource` is 8, but it must be below epochs",
     ),
+    "hyperband of more epochs": (
+        {"name": "hyperband", "max_resource": 9},
+        r"`scheduler.max_resource` is 9, but must be at most epochs \(8\); or leave",
+    ),
+    "hyperband that begins after its end": (
+        {"name": "hyperband", "min_resource": 5, "max_resource": 4},
+        r"`scheduler.min_resource` is 5, but must be at most max_resource \(4\)",
+    ),
     "median that stops nothing": (
         {"name": "median", "n_warmup_steps": 8},
         "`scheduler.n_warmup_steps` is 8, but it must be below epochs",

@@ -359,7 +359,8 @@ def test_damaged_files_are_one_line(
     assert refused(capsys, str(results)).startswith(f"tune.report: {results}/confirmation.json: cannot be read (")
     (results / "study.journal").write_text("{\n{}\n")
     assert refused(capsys, str(results)) == (
-        f"tune.report: {results}/study.journal: cannot be read, a line of it is damaged."
+        f"tune.report: {results}/study.journal: cannot be read, line 1 of it is damaged; delete that line, or restore "
+        "the file from a copy."
     )
 
 

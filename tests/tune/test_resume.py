@@ -239,9 +239,12 @@ def test_a_study_may_be_cut_after_any_line(write_space: Callable[..., Path], tmp
     ("arguments", "message"),
     [
         (["--resume", "nowhere"], "nowhere: not the results of a search (there is no space.yaml in it)"),
+        (["--resume", "x" * 5000], "not the results of a search (File name too long); give a folder such as"),
         (["--resume", "x", "--space", "quick"], "--space cannot be given with --resume"),
         (["--resume", "x", "--trials", "9"], "--trials cannot be given with --resume, which runs"),
         (["--resume", "x", "--seed", "9"], "--seed cannot be given with --resume"),
+        (["--space", "quick", "--trials", "9" * 5000], "9..., but must be a whole number >= 1, of at most 18 digits"),
+        (["--space", "quick", "--trials", ""], "--trials: the value is empty, but must be a whole number >= 1"),
         (["--space", "quick", "--add-trials", "2"], "--add-trials is for a search that has been"),
         ([], "the following arguments are required: --space, or --resume"),
     ],

@@ -36,6 +36,7 @@ from tests.tune.searches import (
     trials_table,
     wait_for_file,
 )
+from tune.folder import SearchFolder
 from tune.ranking import Ranking
 from tune.ray_session import Node, RaySession
 from tune.search import fit_to_machine
@@ -325,3 +326,16 @@ def test_a_trial_that_does_not_fit_the_machine_is_refused(write_space: Callable[
     cuda = load_space(write_space(lambda values: values["fixed"].update(device="cuda")))
     with pytest.raises(UserError, match=r"`fixed.device` is cuda, but trials get no GPU here"):
         fit_to_machine(cuda, session(2, 0))
+
+
+def test_searches_of_the_same_second_have_a_folder_each(tiny_space: Space, tmp_path: Path) -> None:
+    results = tmp_path / "new" / "results"
+    folders = [SearchFolder(results / "tiny-20260131T120000Z") for _ in range(3)]
+    for folder in folders:
+        folder.create(tiny_space)
+        folder.lock()
+    names = ["tiny-20260131T120000Z", "tiny-20260131T120000Z-2", "tiny-20260131T120000Z-3"]
+    assert [folder.path.name for folder in folders] == sorted(path.name for path in results.iterdir()) == names
+    for folder in reversed(folders):
+        folder.remove()
+    assert not (tmp_path / "new").exists()

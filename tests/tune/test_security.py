@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import ray.core.generated
 
+from core.errors import UserError
 from tests.tune.searches import finish, own_home, start_search, wait_for_file
 from tests.tune.sockets import family, grpc_answers, http_status, listening
+from tune.ray_token import make_token
 
 #: With the token, most calls with an empty request would do something, or end a process.
 HARMLESS = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -75,3 +77,19 @@ def test_a_stranger_gets_nothing_from_a_running_search(
     assert ended.returncode == 130, ended.stderr
     assert not list(temporary.iterdir())
     temporary.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("home", "reason"), [("/proc/x", "No such file"), ("", "Is a directory"), ("file", "Not a directory")]
+)
+def test_a_token_that_cannot_be_kept_is_one_line(
+    home: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ray" / "auth_token").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=f"auth_token: Ray's token cannot be kept there .{reason}.*set HOME") as refusal:
+        make_token()
+    assert "\n" not in str(refusal.value)

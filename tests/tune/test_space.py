@@ -1,6 +1,7 @@
 """Spaces: what can be said, and that what cannot be is refused with file, key, value and a fix."""
 
 from collections.abc import Callable
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from core.config import Config
 from core.errors import UserError
 from core.pack import RUN_KEYS
 from tune.space import Space, find_space, load_space
-from tune.space_checks import NOT_SEARCHABLE
+from tune.space_checks import NOT_SEARCHABLE, corners
 from tune.yaml_file import read_mapping
 
 
@@ -184,6 +185,9 @@ def at(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+#: One of them is none.
+MANY = {"choice": [2.0 if n == 499 else n * 1e-3 for n in range(999)]}
+
 BAD = {
     "unknown key": (at("trails", 3), "`trails` is unknown; did you mean `trials`?"),
     "missing key": (at("question", None), "`question` is missing"),
@@ -203,6 +207,26 @@ BAD = {
     "fractional int": (at("parameters/history_len/int", [0, 2.5]), "two whole numbers"),
     "log from zero": (at("parameters/lr/float", [0, 1e-2]), "above 0 with `log: true`"),
     "infinite range": (at("parameters/lr/float", [1e-3, float("inf")]), "two numbers"),
+    "too many choices": (
+        at("parameters/lr", {"choice": [n * 1e-6 for n in range(1, 1002)]}),
+        r"`parameters.lr`: \[.*\.\.\. must be a list of at most 1,000 values, not 1,001; give a range",
+    ),
+    "one bad choice of many": (
+        lambda values: values["fixed"].pop("dropout") or values["parameters"].update(dropout=MANY),
+        "`dropout` is 2.0, but must be less than 1",
+    ),
+    "a bad combination of many choices": (
+        at("parameters/history_len", {"choice": [5, 4, 3, 0, 7, 8, 9, 10, 2, 1]}),
+        "feature_type delta_mag needs history_len >= 1",
+    ),
+    "a choice of dates": (at("parameters/lr", {"choice": [date(2026, 1, 1)]}), "`parameters.lr`: .*2026.* must be a"),
+    "a long word": (at("parameters/lr", {"choice": ["x" * 10**5, {}]}), r"`parameters.lr`: \[.x{95}\.\.\. must be"),
+    "nothing": (lambda values: values.update(trials=None), "`trials` is empty, but must be a whole number"),
+    "an empty word": (at("fixed/activation", ""), "`activation` is empty, but must be 'tanh'"),
+    "hyperband of one epoch": (
+        at("scheduler", {"name": "hyperband", "max_resource": 1}),
+        "`scheduler.max_resource` is 1, but must be greater than or equal to 2, or 'auto'",
+    ),
     "choice twice": (at("parameters/feature_type/choice", ["rich", "rich"]), "different values"),
     "when of nothing": (at("parameters/history_len/when", {"lr": {1: [0, 1]}}), "must name a choice parameter"),
     "when of no choice": (at("parameters/history_len/when/feature_type/plain", [0, 1]), "choices of feature_type only"),
@@ -215,6 +239,8 @@ BAD = {
     "both searched and fixed": (at("fixed/lr", 1e-3), "`lr` is both under `parameters` and under `fixed`"),
     "another system": (at("parameters/e_max", {"float": [0.7, 0.9]}), "`e_max` cannot be under `parameters`"),
     "seed among the fixed": (at("fixed/seed", 1), "`seed` cannot be under `fixed`"),
+    "a line break in a key": (at("fixed/a\nb", 1), r"`fixed.a\\nb` is unknown"),
+    "a long key": (at("x" * 10**5, 1), r"The key `xx+ \.\.\. .*, seed"),
     "no trials": (at("trials", 0), "`trials` is 0, but must be greater than or equal to 1"),
     "unknown scheduler": (at("scheduler/name", "asah"), "`scheduler.name` is asah, but must be one of 'asha', "),
     "unknown scheduler option": (at("scheduler/grace", 1), "`scheduler.grace` is unknown; must be one of"),
@@ -249,6 +275,7 @@ BAD = {
     "options without a name": (at("sampler", {"n_startup_trials": 3}), "must have a `name` too, .* `name: tpe`"),
     "a number for a sampler": (at("sampler", 5), "`sampler` is 5, but must be a name or a mapping with a `name`"),
     "no parameters": (at("parameters", {}), "`parameters` is {}, but must have at least one entry"),
+    "a horizon twice": (at("fixed/eval_periods", [10, 10]), r"`fixed.eval_periods` is \[10, 10\], but must have each"),
     "no horizon": (at("fixed/eval_periods", []), r"`fixed.eval_periods` is \[\], but must have at least one entry"),
     "a number for a key": (lambda values: values.update({5: 1}), "the key `5` is 5, but must be a word"),
     "a logarithmic choice": (
@@ -272,6 +299,22 @@ BAD = {
 }
 
 
+def test_many_choices_are_checked_in_time(write_space: Callable[..., Path]) -> None:
+    """As the product of their numbers of values it would take days."""
+
+    def change(values: dict[str, Any]) -> None:
+        for key, scale in (("energy_threshold", 1e-6), ("lr", 1e-5), ("weight_decay", 1e-4), ("L_lower", 1e-6)):
+            values["parameters"][key] = {"choice": [scale * n for n in range(1, 301)]}
+        values["fixed"].pop("weight_decay")
+        values["fixed"]["angular_momentum_weight"] = 1.0
+
+    space = load_space(write_space(change))
+    tried = list(corners(space))
+    assert len(tried) < 10_000
+    for key in ("energy_threshold", "lr", "weight_decay", "L_lower"):
+        assert {corner[key] for corner in tried} == set(space.parameters[key].domain)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., Path]) -> None:
     change, message = BAD[case]
@@ -279,7 +322,16 @@ def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., 
     with pytest.raises(UserError, match=message) as refusal:
         load_space(file)
     assert str(refusal.value).startswith(f"{file}: ")
+    assert len(str(refusal.value)) < 1000
     assert "\n" not in str(refusal.value)
+
+
+#: A few lines that mean billions of entries.
+BOMB = b"".join(b"k%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1) if n else b"1"] * 9)) for n in range(12))
+MERGED = b"".join(
+    b"k%d: &a%d {k: 1%s}\n" % (n, n, b", <<: [%s]" % b",".join([b"*a%d" % (n - 1)] * 9) if n else b"")
+    for n in range(12)
+)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +343,14 @@ def test_bad_space_is_refused_in_one_line(case: str, write_space: Callable[..., 
         (b"- 1", "must be a mapping"),
         (b"a: !!python/object/apply:os.getcwd []", "line 1: not valid YAML: could not determine a constructor"),
         (b"\xff\xfe\x00", "not valid YAML"),
+        (b"a: \xff", "not valid YAML: must be UTF-8 text"),
+        (b"a: x\0y", r"not valid YAML: it holds a character that YAML does not allow \(U\+0000\); remove it"),
+        (b"a: 1\nenqueue: &e [*e]", r"line 2: an alias \(\*\) stands within the entry that it names"),
+        (b"a: &a {b: [*a]}", "line 1: an alias .* names; write out what is meant"),
+        (b"a: 0x" + b"f" * 400, "line 1: the number 0xff.* is too large; give one of fewer digits"),
+        (b"a: " + b"9" * 5000, r"line 1: the number 9{97}\.\.\. is too large"),
+        (BOMB, r"line \d+: more than 20,000 entries, each alias \(\*\) counted in full; leave some out"),
+        (MERGED, "more than 20,000 entries"),
     ],
 )
 def test_broken_yaml_is_refused_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:

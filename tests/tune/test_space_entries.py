@@ -1,6 +1,7 @@
 """`--set`, `--dry-run`, the schema for editors, and the shipped spaces."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -64,6 +65,9 @@ def test_keys_that_yaml_reads_as_numbers_can_be_set() -> None:
         (["trials=3", "trials=4"], "--set gives `trials` twice, trials=3 and trials=4; leave one out"),
         (["trials.x=3"], "The key `trials.x` of --set cannot be there: `trials` is 6, which has no keys"),
         (["parameters.lr=[1"], "not valid YAML"),
+        (["trials={"], r"yaml --set trials=\{: In `trials`: not valid YAML: expected"),
+        (["trials=" + "9" * 5000], r"In `trials`: the number 9{97}\.\.\. is too large"),
+        (["enqueue=&e [*e]"], "In `enqueue`: an alias"),
         (["trials=!!python/object:os.system 3"], "not valid YAML"),
         (["trials=0"], "--set trials=0: The value of `trials` is 0, but must be greater than or equal to 1"),
         (["fixed.epohcs=3"], "--set fixed.epohcs=3: The key `fixed.epohcs` is unknown; did you mean `epochs`"),
@@ -132,6 +136,22 @@ def test_a_dry_run_refuses_what_a_search_would(
     assert line.startswith("tune.search: ")
     assert message in line
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", ["tune.search --space quick --dry-run", "tune.space --schema", "tune.report -h"])
+def test_a_reader_that_has_seen_enough(command: str, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as unread:
+        run = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            check=False,
+            cwd=tmp_path,
+            stdout=unread,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_a_search_of_three_bodies_with_entries_set(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The study's semantics, read back with Optuna itself."""
 
+import errno
 import math
 import resource
 from collections.abc import Callable
@@ -12,7 +13,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from core.errors import UserError
+from tune.folder import ResultsError, SearchFolder
 from tune.journal import open_journal
+from tune.opening import best_model, open_study
 from tune.ranking import Ranking
 from tune.seeds import derived_seed
 from tune.space import Space, load_space
@@ -192,3 +196,57 @@ def test_a_whole_journal_is_left_as_it_is(tiny_space: Space, journal: Path) -> N
     open_journal(journal)
     assert journal.read_bytes() == before
     assert [path.name for path in journal.parent.glob("study.journal*")] == ["study.journal"]
+
+
+@pytest.mark.parametrize("reading", [True, False], ids=["reading", "writing"])
+@pytest.mark.parametrize("line", ["{", "[]", "null", "{}", '{"op_code":99,"worker_id":"x"}', '{"op_code":5}'])
+def test_a_damaged_line_is_named(line: str, reading: bool, tiny_space: Space, journal: Path) -> None:
+    proposals(SearchStudy(tiny_space, journal, "test"), 1)
+    content = journal.read_text()
+    message = f"cannot be read, line {content.count(chr(10)) + 1} of it is damaged; delete that line"
+    folder = SearchFolder(journal.parent)
+    for after in ("", content):
+        if (line, after, reading) == ("{", "", True):
+            continue  # to a reader it is an entry that is being written
+        journal.write_text(f"{content}{line}\n{after}")
+        with pytest.raises(UserError, match=message):
+            open_study(tiny_space, folder, reading=reading)
+
+
+def test_empty_lines_at_the_end_are_harmless(tiny_space: Space, journal: Path) -> None:
+    proposals(SearchStudy(tiny_space, journal, "test"), 1)
+    content = journal.read_text()
+    journal.write_text(f"{content}\n\n")
+    assert len(proposals(SearchStudy(tiny_space, journal, "test"), 2)) == 2
+    assert journal.read_text().startswith(content)
+    assert len(read_back(journal).trials) == 3
+    assert [path.name for path in journal.parent.glob("study.journal*")] == ["study.journal"]
+
+
+@pytest.mark.parametrize("trial", [[1], {}, None, "0"], ids=str)
+def test_a_best_of_no_trial_is_none(trial: object, tiny_space: Space, tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.pt").touch()
+    folder.write_json("best/metrics.json", {"trial": trial})
+    assert best_model(folder, []) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "free space"), (errno.EACCES, "make it writable"), (errno.EISDIR, "move that away")],
+    ids=errno.errorcode.get,
+)
+def test_advice_on_what_cannot_be_written_fits_the_search(number: int, advice: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").touch()
+    for folder in (SearchFolder.existing(tmp_path), SearchFolder.named_after(tmp_path, "new")):
+        with pytest.raises(ResultsError, match="cannot be written") as refusal, folder.writing():
+            raise OSError(number, "why", "file")
+        is_new = folder.path != tmp_path and advice != "move that away"
+        assert str(refusal.value).endswith(f"; {advice}{' or give --results' if is_new else ''}")
+
+
+def test_a_folder_in_the_place_of_a_journal_is_to_be_moved(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").mkdir()
+    with pytest.raises(ResultsError, match=r"\(Is a directory: .*/study.journal\); move that away"):
+        SearchFolder(tmp_path).lock()

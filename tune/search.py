@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         check_trials(space)
         if options.dry_run:
+            WarmStart.of(space)  # it says what is wrong with an older search
             if options.address is not None:
                 return dry_run(space, None, 0, file)
             return dry_run(*fit_to_machine(space, this_machine()), file)

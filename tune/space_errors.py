@@ -4,6 +4,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from core.config import Config
 from core.errors import nearest
 from tune.parameters import FloatParameter, shown
 
@@ -34,6 +35,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         if section == "parameters" and path[-1] in ("log", "step"):
             value = shown(first["input"])
             return f"The value of `{key}` is {value}, but must be left out: a choice has no order."
+        if key in Config.model_fields:
+            return f"The key `{key}` is one of a training's, not of a space; write `fixed.{key}`."
         known = _known_keys(model, [str(part) for part in first["loc"]])
         return f"The key `{key}` is unknown{nearest(path[-1], known) or '; must be one of ' + ', '.join(known) + '.'}"
     if first["type"] == "value_error":

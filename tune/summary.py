@@ -12,9 +12,11 @@ import tune
 from core.held_out import HeldOut
 from tune.confirmation import Confirmation
 from tune.folder import SearchFolder
+from tune.grid import number_of_cells
 from tune.objectives import score
 from tune.parameters import Parameter, as_text
 from tune.progress import WORDS, clock
+from tune.samplers import Grid
 from tune.space import Space
 from tune.study import SearchStudy, TrialRecord
 from tune.tables import Baselines, beside_baselines, repeats_table, test_table, trials_table
@@ -33,7 +35,9 @@ def print_question(space: Space, file: object) -> None:
     _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
     at_random = space.drawn_at_random
     unmodelled = f"; it draws {', '.join(at_random)} at random" if at_random else ""
-    _line("sampler", f"{space.sampler.name}, seed {space.seed}{unmodelled}")
+    cells = number_of_cells(space) if isinstance(space.sampler, Grid) else None
+    finite = f"; the space has {cells} configurations" if cells is not None else ""
+    _line("sampler", f"{space.sampler.name}, seed {space.seed}{unmodelled}{finite}")
     if space.enqueue:
         _line("first", f"{len(space.enqueue)} configurations that are known to be good")
     ends = [f"{clock(space.time_budget)} of time"] if space.time_budget is not None else []

@@ -191,6 +191,7 @@ MANY = {"choice": [2.0 if n == 499 else n * 1e-3 for n in range(999)]}
 BAD = {
     "unknown key": (at("trails", 3), "`trails` is unknown; did you mean `trials`?"),
     "missing key": (at("question", None), "`question` is missing"),
+    "a training's key": (at("epochs", 3), "`epochs` is one of a training's, not of a space; write `fixed.epochs`"),
     "unknown parameter": (at("parameters/lrr", {"float": [1, 2]}), "`parameters.lrr` is unknown; did you mean `lr`?"),
     "unknown fixed key": (at("fixed/epoch", 3), "`fixed.epoch` is unknown; did you mean `epochs`?"),
     "key of a run": (at("fixed/save_name", "mine"), "`fixed.save_name` does not act on the trials"),

@@ -21,8 +21,9 @@ from tune.folder import MODEL_FILE, STATE_FILE
 from tune.packed.client import Files
 from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, SLICE, TEST, UNSAVED
 
-#: Signs of life a second, of all trials together: each costs the driver some milliseconds, which the packs do not get.
-_SIGNS_OF_LIFE = 16
+#: Signs of life a second, and checkpoints, of all trials together: each costs driver and client some milliseconds, a
+#: checkpoint of a full replay buffer many more, which the packs do not get.
+_SIGNS_OF_LIFE, _SAVES = 4, 0.25
 
 
 @dataclass
@@ -39,7 +40,9 @@ class _Trial:
     result: dict[str, Any] | None = None
     told: bool = False
     error: str = ""
-    #: Set whenever an epoch has ended, or something has gone wrong.
+    #: The end of this epoch is news, too.
+    pause: int = 0
+    #: Set when there is a result, the awaited epoch has ended, or something has gone wrong.
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -123,7 +126,7 @@ class Host:
         if self._trials.get(name) is not trial:
             return None
         if trial.result is None:
-            unsaved = time.monotonic() - trial.saved > UNSAVED
+            unsaved = time.monotonic() - trial.saved > max(UNSAVED, len(self._trials) / _SAVES)
             return {EPOCH: trial.pack.epoch(name), DONE: False, **({SHOULD_CHECKPOINT: True} if unsaved else {})}
         trial.told = True
         return trial.result
@@ -142,6 +145,7 @@ class Host:
             pause = max(pack.epoch(name) + 1, told.get(EPOCH, 0))
             pack.train_until(name, pause)
             self._work.set()
+            trial.pause = pause
             while pack.epoch(name) < pause:
                 await self._hears(name, trial)
                 if self._trials.get(name) is not trial:
@@ -227,7 +231,8 @@ class Host:
             trial.result = {EPOCH: trial.pack.epoch(event.key), FAILED: event.failure, DONE: True}
         elif event.scores is not None:
             self._take_scores(trial, event.key, event.scores)
-        trial.news.set()
+        if trial.result is not None or (event.record is not None and event.record.epoch == trial.pause):
+            trial.news.set()
 
     def _take_scores(self, trial: _Trial, name: str, scores: dict[str, float]) -> None:
         epoch = trial.pack.epoch(name)

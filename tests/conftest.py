@@ -2,6 +2,7 @@
 
 import os
 import signal
+from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -15,6 +16,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+#: Files of the search's tests that start no Ray.
+NO_RAY = "objectives search_quality space space_conditions space_limits study tensorboard wandb".split()
+
+
 class SearchInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
     """Deals out single tests, but those of the search together: two Ray clusters at a time would starve each other.
 
@@ -22,7 +27,10 @@ class SearchInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "search" if nodeid.startswith(("tests/tune/", "tests/deploy/")) else nodeid
+        file = nodeid.partition("::")[0]
+        is_of_search = file.startswith(("tests/tune/", "tests/deploy/"))
+        starts_ray = is_of_search and Path(file).stem.removeprefix("test_") not in NO_RAY
+        return "search" if starts_ray else nodeid
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SearchInOneProcess:

@@ -48,6 +48,7 @@ def test_a_search_uses_all_nodes_and_goes_on_there_after_an_interruption(
     assert list(results.glob("checkpoints/*/state.pt"))
     # What a driver that was killed would have left; the study knows about it.
     during.mkdir()
+    (during / "writable").touch()
 
     run = run_search("--resume", results, *place[:2], folder=tmp_path, **two_nodes.home)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -308,15 +308,15 @@ class Trainer:
                     self.on_replay(index, lane.record.replay_updates, lane.record.loss)
 
     def judge(self, lanes: list[int]) -> list[bool]:
-        """Judge every sample of some lanes without gradient. Return whether their phase 2 is over."""
+        """Judge the samples of some lanes without gradient. Return whether their phase 2 is over."""
         rows = [self.buffer.rows(index) for index in lanes]
         over = []
         for index, verdict in zip(lanes, judge(rows, lanes, self.shape, self.network, self.objective), strict=True):
             lane = self.lanes[index]
-            record, count = lane.record, self.buffer.count(index) + self.buffer.cold_count(index)
-            record.pass_fraction, record.timid_share = verdict.below / count, verdict.timid / count
-            record.replay_rel_dE = verdict.total / count
-            passed = verdict.below == count and record.timid_share <= lane.config.timid_fraction
+            record, judged = lane.record, verdict.judged
+            record.pass_fraction, record.timid_share = verdict.below / judged, verdict.timid / judged
+            record.replay_rel_dE = verdict.rel_dE
+            passed = verdict.below == judged and record.timid_share <= lane.config.timid_fraction
             record.converged = passed and not record.stuck_orbits
             lane.next_verdict = min(record.replay_updates + VERDICT_EVERY, lane.config.replay_steps)
             over.append(passed or record.stalled or record.replay_updates >= lane.config.replay_steps)

@@ -17,6 +17,7 @@ from tune.confirmation import Confirmation
 from tune.ending import EndingCallback
 from tune.folder import SearchFolder
 from tune.packed.client import PackedTraining
+from tune.packed.clients import clients_together
 from tune.packed.packs import client_share, packed
 from tune.population_scheduler import PopulationScheduler
 from tune.progress import Progress
@@ -133,7 +134,7 @@ class Driver:
                     scheduler=scheduler,
                     num_samples=samples,
                     max_concurrent_trials=most,
-                    reuse_actors=True,  # a new worker costs a second or two, mostly torch
+                    reuse_actors=not self.packs,  # a new worker costs a second or two, mostly torch
                     trial_name_creator=_name,
                     trial_dirname_creator=_name,
                 ),
@@ -159,7 +160,10 @@ class Driver:
         if not self.packs:
             yield _with(self.trainable, **held_out), searcher
             return
-        with packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher):
+        with (
+            packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher),
+            clients_together(self.concurrent),
+        ):
             yield _with(PackedTraining, **given), searcher
 
 

@@ -120,6 +120,28 @@ def test_every_sample_must_pass():
     assert not judged.converged
 
 
+def test_every_sample_of_many_must_pass():
+    """Where 1024 of them are judged first: one of 2000 that fails is found wherever it is, and passing needs all."""
+    trainer = Trainer([small(steps_per_epoch=500, lr=FROZEN, timid_fraction=1.0, replay_steps=10)])
+    propose_constant(trainer, 1e-3)
+    (record,) = train(trainer, 1)
+    assert (record.samples, record.pass_fraction, record.converged) == (2000, 1, True)
+    energy = trainer.shape.unpack(trainer.buffer.data).energy[0, trainer.buffer.offset :]
+    judged, shares = trainer.lanes[0].record, set()
+    for place in range(0, 2000, 100):
+        energy[place] += 1  # its step now seems to miss by far
+        trainer.judge([0])
+        energy[place] -= 1
+        assert not judged.converged
+        assert judged.pass_fraction is not None
+        shares.add(judged.pass_fraction)
+    assert 1 - 1 / 2000 in shares  # not among the first: all were judged
+    assert 1 - 1 / 1024 in shares
+    energy[::2] += 1
+    trainer.judge([0])
+    assert judged.pass_fraction == pytest.approx(0.5, abs=0.05)
+
+
 def test_judging_changes_nothing():
     trainer = Trainer([small(dropout=0.5)])
     train(trainer, 1)

@@ -1,7 +1,7 @@
 """A packed trial as Ray Tune runs it: a thin client of the pack actor that trains it.
 
-Nothing here imports torch, nor anything that does: a client takes a fraction of the memory and of the start of a worker
-that trains. It hands on what it is given, its config and the files of its checkpoints, and reads none of it.
+It hands on what it is given, its config and the files of its checkpoints, and reads none of it. Nothing here imports
+torch, nor anything that does: the process of the clients (tune/packed/clients.py) takes little to start.
 """
 
 import time
@@ -38,14 +38,9 @@ class PackedTraining(tune.Trainable):
     ) -> None:
         """Prepare a client. Ray may set up a spare one and never use it: the pack hears of it with the first step."""
         self._packs, self._held_out = packs, held_out  # tune.with_parameters brings them
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the client over for another trial."""
-        self._config = new_config
-        self._pack = int(new_config["pack"])
+        self._config = config
+        self._pack = int(config["pack"])
         self._begin({})
-        return True
 
     def _begin(self, files: Files) -> None:
         """Start from a checkpoint, or from nothing, at the next call."""

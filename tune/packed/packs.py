@@ -16,15 +16,14 @@ from tune.snapshot import NotInSnapshots
 from tune.space import Resources
 from tune.trainable import SETTINGS
 
-#: What a client takes: a unit of a resource that means nothing, or on a cluster without it the memory that it needs.
+#: What a client takes: a unit of a resource that means nothing, or on a cluster without it a byte.
 LANE = "lane"
-_CLIENT_BYTES = 128 * 2**20
 
 
 def client_share() -> dict[str, float]:
     """Return what a client asks of the Ray that is running."""
     has_lanes = LANE in ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {LANE: 1} if has_lanes else {"memory": _CLIENT_BYTES}
+    return {LANE: 1} if has_lanes else {"memory": 1}
 
 
 class Packs:

@@ -109,7 +109,7 @@ class SampleBuffer:
         self, lanes: list[int], rows: Tensor, taken: Sequence[Sequence[bool]], cold: Sequence[Sequence[bool]]
     ) -> None:
         """Append the ``taken`` (n, B) samples ``rows`` (n, B, W) of ``lanes``; the ``cold`` ones are cold starts."""
-        self._make_room(max(self.written[lane] + sum(own) for lane, own in zip(lanes, taken, strict=True)))
+        self.make_room(max(self.written[lane] + sum(own) for lane, own in zip(lanes, taken, strict=True)))
         batch, length = rows.shape[1], self.data.shape[1]
         places: dict[int, int] = {}  # of the buffer, and which row goes there: of two the later one
         for number, lane in enumerate(lanes):
@@ -130,7 +130,7 @@ class SampleBuffer:
             to, of = torch.tensor([list(places), list(places.values())], device=rows.device)
             self.data.flatten(0, 1).index_copy_(0, to, rows.flatten(0, 1).index_select(0, of))
 
-    def _make_room(self, samples: int) -> None:
+    def make_room(self, samples: int) -> None:
         """Let lanes hold ``samples`` replay samples, or their capacities."""
         needed = self.offset + min(samples, max(self.capacity))
         if needed > self.data.shape[1]:
@@ -178,7 +178,7 @@ class SampleBuffer:
 
     def restore_lane(self, lane: int, content: dict[str, Any]) -> None:
         """Put back what :meth:`lane_state` returned."""
-        self._make_room(len(content["samples"]))
+        self.make_room(len(content["samples"]))
         for name, first in (("samples", self.offset), ("cold", 0)):
             rows = content[name]
             width = rows.shape[1] - self.shape.state_width

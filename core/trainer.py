@@ -102,6 +102,7 @@ class Trainer:
         configs = [source.lanes[index].config for source, index in parts]
         trainer._allocate(configs, [source.collection.systems[index] for source, index in parts])
         trainer.collection.open([source.lanes[index].scales for source, index in parts])
+        trainer.buffer.make_room(max(source.buffer.count(index) for source, index in parts))
         for row, (source, index) in enumerate(parts):
             trainer._adopt(row, source, index)
         trainer.collection.fill_unused()

@@ -99,7 +99,7 @@ class TrainingPack:
 
     def release(self, key: str) -> None:
         """Let a training go; its slot is free at once."""
-        del self._members[key]
+        self._members.pop(key).lane.waiting = True
         if self._flight is not None and not set(self._flight.members) & set(self._members):
             self._flight = None
 
@@ -161,13 +161,16 @@ class TrainingPack:
         return lane.failure is None and not member.asked and lane.epoch < member.target
 
     def _gather(self) -> None:
-        """Put the lanes of all members into one trainer, if they are not there."""
+        """Put the lanes of all members into one trainer, if they are not there.
+
+        A few that were released stay in it, idle: to move the others takes as long as many ticks.
+        """
         members = list(self._members.values())
         if not members:
             raise ValueError("The pack has no training to advance; attach one.")
         trainer = self._trainer
         together = all(member.trainer is trainer for member in members)
-        if trainer is not None and together and len(members) == len(trainer.lanes):
+        if trainer is not None and together and len(members) > len(trainer.lanes) // 2:
             return
         self._trainer = Trainer.joined([(member.trainer, member.index) for member in members])
         for index, member in enumerate(members):

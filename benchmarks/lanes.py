@@ -103,13 +103,13 @@ def make_floor(trainer: Trainer, rows: int) -> Callable[[], None]:
         network.input_widths, trainer.config.hidden_dims, "tanh", network.flat.dtype, network.flat.device
     )
     copy.flat.copy_(network.flat)
-    optimizer, gradient = Optimizer(configs, copy.flat), torch.zeros_like(copy.flat)
+    optimizer, all_lanes = Optimizer(configs, copy.flat), range(len(configs))
     inputs = copy.embed(torch.randn(len(configs), rows, max(network.input_widths)).to(copy.flat))
     slope = torch.randn(len(configs), inputs.shape[1], 2).to(copy.flat)
 
     def step() -> None:
-        copy.backward(copy.forward(inputs), slope, copy.views(gradient))
-        optimizer.step(range(len(configs)), gradient)
+        copy.backward(copy.forward(inputs), slope, copy.views(optimizer.gradient))
+        optimizer.step(all_lanes, all_lanes)
 
     return step
 

@@ -53,8 +53,8 @@ scheduler: none
 """
 
 
-#: Titles of Ray's processes: what trains alone, what asks a pack to, and a pack.
-KINDS = ("TimeStepTraining", "PackedTraining", "PackActor")
+#: Titles of Ray's processes: what trains alone, all clients of packs, and a pack.
+KINDS = ("TimeStepTraining", "trial ", "PackActor")
 
 
 @dataclass
@@ -108,11 +108,10 @@ def through_ray(space: Space, against: References, name: str) -> Arm:
         class Watch(NotInSnapshots, tune.Callback):
             def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **_: Any) -> None:
                 arm.epochs.append((time.monotonic() - started, trial.config["trial"], result[EPOCH]))
-                if len({trial for _, trial, _ in arm.epochs}) == concurrent and not arm.megabytes:
-                    arm.megabytes = memory()
 
             def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
                 arm.ended.append(time.monotonic() - started)
+                arm.megabytes = arm.megabytes or memory()  # replay buffers are as full as they get
 
         folder = SearchFolder(Path(place) / "search")
         folder.create(fitted)
@@ -224,11 +223,11 @@ def print_memory(solo: Arm, packed: Arm, packs: int) -> None:
     """Say what one more trial takes. A solo worker is about a pack of one lane."""
     if not (solo.megabytes and packed.megabytes):
         return
-    worker, client, pack = solo.megabytes[KINDS[0]], packed.megabytes[KINDS[1]], packed.megabytes[KINDS[2]]
-    lane = (pack - worker) / max(packed.concurrent / packs - 1, 1)
+    worker, clients, pack = solo.megabytes[KINDS[0]], packed.megabytes[KINDS[1]], packed.megabytes[KINDS[2]]
+    lane, client = (pack - worker) / max(packed.concurrent / packs - 1, 1), clients / packed.concurrent
     print(
-        f"\nmemory of its own: a solo trial {worker:.0f} MiB; a packed one {client + lane:.0f} MiB (its client "
-        f"{client:.0f}, its lane {lane:.0f} of a pack's {pack:.0f})"
+        f"\nmemory of its own: a solo trial {worker:.0f} MiB; a packed one {client + lane:.1f} MiB "
+        f"(its lane {lane:.1f} of a pack's {pack:.0f}, its client {client:.1f} of the {clients:.0f} that all take)"
     )
 
 

@@ -25,26 +25,29 @@ class Optimizer:
         self._kind = configs[0].optimizer
         #: By name, (L, P) each.
         self.moments = {name: torch.zeros_like(flat) for name in _MOMENTS.get(self._kind, ())}
+        #: d loss / d parameters, whose first rows are those of the lanes that take a step.
+        self.gradient = torch.zeros_like(flat)
         #: Steps (L,) that each lane has taken, as the kernels want them.
         self.steps = torch.zeros(len(configs), device=flat.device)
-        # Lists of a lane's weights, moments and step count: views, made once.
+        # Lists of a row's gradient, and of a lane's weights, moments and step count: views, made once.
+        self._gradients = [[row] for row in self.gradient.unbind(0)]
         parts = (flat, *self.moments.values(), self.steps)
         self._own = [[[row] for row in rows] for rows in zip(*(part.unbind(0) for part in parts), strict=True)]
 
-    def step(self, lanes: Sequence[int], gradients: Tensor) -> None:
-        """Take a step of each of the ``lanes``, given d loss / d parameters (n, P)."""
+    def step(self, lanes: Sequence[int], rows: Sequence[int]) -> None:
+        """Take a step of each of the ``lanes`` along its row of the gradient."""
         before = self.steps.tolist() if self._kind == "sgd" else []
         if len(lanes) == len(self.steps):
             self.steps += 1
         else:
             self.steps[torch.tensor(lanes, device=self.steps.device)] += 1
-        for lane, gradient in zip(lanes, gradients.unbind(0), strict=True):
-            config, own = self._configs[lane], self._own[lane]
+        for lane, row in zip(lanes, rows, strict=True):
+            config, own, gradient = self._configs[lane], self._own[lane], self._gradients[row]
             if self._kind == "sgd":
                 weights, momentum, _ = own
                 torch._fused_sgd_(
                     weights,
-                    [gradient],
+                    gradient,
                     momentum,
                     lr=config.lr,
                     momentum=config.momentum,
@@ -58,7 +61,7 @@ class Optimizer:
             weights, mean, square, count = own
             (torch._fused_adamw_ if self._kind == "adamw" else torch._fused_adam_)(
                 weights,
-                [gradient],
+                gradient,
                 mean,
                 square,
                 [],

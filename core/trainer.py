@@ -118,7 +118,6 @@ class Trainer:
             torch.set_float32_matmul_precision("high")
         self.network = network_of(*configs)
         self.optimizer = Optimizer(configs, self.network.flat)
-        self._gradient = torch.zeros_like(self.network.flat)
         self.collection = Collection(configs, self.forces, systems)
         self.lanes: list[Lane] = []
         self._turns = Turns()
@@ -357,7 +356,7 @@ class Trainer:
             generators = [self.lanes[lane].generator for lane in chosen.lanes]
             masks = self.network.dropout_masks(self.config.dropout, included, generators)
         weight = included / included.sum(-1, keepdim=True).clamp_min(1)
-        flat = self._gradient[: len(chosen.lanes)]
+        flat = self.optimizer.gradient[: len(chosen.lanes)]
 
         def differentiate(forward: Forward, attempt: Attempt) -> tuple[Tensor, Tensor]:
             """Put the gradient into ``flat``; return loss (L,) and its slopes (L, B)."""
@@ -382,8 +381,7 @@ class Trainer:
         losses, checks = torch.stack([value, slope.sum(-1) + value]).tolist()
         rows = [row for row, check in enumerate(checks) if updating[row] and abs(check) < math.inf]
         if rows:
-            gradients = flat if len(rows) == len(flat) else flat[rows]
-            self.optimizer.step([chosen.lanes[row] for row in rows], gradients)
+            self.optimizer.step([chosen.lanes[row] for row in rows], rows)
         for row, lane in enumerate(chosen.lanes):
             if updating[row]:
                 self.lanes[lane].count_update(losses[row] + 0 * checks[row])

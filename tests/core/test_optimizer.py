@@ -24,7 +24,9 @@ def test_lanes_step_as_torch_does(kind, dtype):
     for step in range(50):
         lanes = [lane for lane in range(3) if step % (lane + 1) == 0]
         gradients = torch.randn(len(lanes), 999, generator=generator, dtype=flat.dtype) * 10.0 ** (step % 7 - 5)
-        optimizer.step(lanes, gradients)
+        rows = list(range(len(lanes)))[::-1]
+        optimizer.gradient[rows] = gradients
+        optimizer.step(lanes, rows)
         for lane, gradient in zip(lanes, gradients, strict=True):
             expected[lane].grad = gradient
             theirs[lane].step()
@@ -39,7 +41,7 @@ def test_lanes_step_as_torch_does(kind, dtype):
 
 def test_a_lane_that_took_no_step_has_no_state():
     optimizer = Optimizer([small(), small()], torch.zeros(2, 4, dtype=torch.float64))
-    optimizer.step([1], torch.ones(1, 4, dtype=torch.float64))
+    optimizer.step([1], [0])
     assert optimizer.state(0) == {}
     assert set(optimizer.state(1)) == {"step", "exp_avg", "exp_avg_sq"}
 

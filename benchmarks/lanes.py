@@ -15,9 +15,9 @@ import torch
 
 from core.config import Config
 from core.held_out import held_out
-from core.lane import Phase
 from core.network import FullyConnectedNN
 from core.optimizer import Optimizer
+from core.pack_size import replaying
 from core.scores import References, evaluate, evaluating
 from core.simulation import land
 from core.trainer import Trainer
@@ -72,22 +72,6 @@ def least_ms(functions: list[Callable[[], object]], repeats: int, device: str) -
     return [min(times) for times in taken]
 
 
-def replaying(lanes: int, rows: int, **settings: str) -> tuple[Trainer, Callable[[], object]]:
-    """Return a trainer whose lanes are all in phase 2, and its tick, after which they still are."""
-    trainer = Trainer([config_of(lane, rows, min_replay_size=NEVER, **settings) for lane in range(lanes)])
-    while any(trainer.buffer.count(lane) < max(512, 2 * rows) for lane in range(lanes)):
-        trainer.tick()
-    for lane in trainer.lanes:
-        lane.phase, lane.next_verdict = Phase.REPLAY, NEVER
-
-    def tick() -> None:
-        for lane in trainer.lanes:
-            lane.replay_losses.clear()  # or it would be found stalled
-        trainer.tick()
-
-    return trainer, tick
-
-
 def collecting(lanes: int, **settings: str) -> Trainer:
     """Return a trainer whose lanes are all in phase 1 and stay there."""
     trainer = Trainer([config_of(lane, 32, steps_per_epoch=NEVER, **settings) for lane in range(lanes)])
@@ -131,8 +115,8 @@ def ticks(lanes: tuple[int, ...], all_rows: tuple[int, ...], repeats: int, devic
         for count in lanes:
             fewer = max(5, repeats * 32 // (max(32, rows) * max(1, count // 4)))
             if rows:
-                trainer, step = replaying(count, rows, device=device, dtype=dtype)
-                tick, floor = least_ms([step, make_floor(trainer, rows)], fewer, device)
+                trainer = replaying([config_of(lane, rows, device=device, dtype=dtype) for lane in range(count)])
+                tick, floor = least_ms([trainer.tick, make_floor(trainer, rows)], fewer, device)
             else:
                 trainer, floor = collecting(count, device=device, dtype=dtype), float("nan")
                 (tick,) = least_ms([trainer.tick], fewer, device)

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from core.config import Config
 from core.errors import UserError, exit_on_user_error
 from core.held_out import held_out
 from core.scores import References, references_on
@@ -119,7 +120,9 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         ray_session(address, **options) as session,
     ):
         storage = shared or Storage.find(str(session.folder), "tune")
-        fitted, concurrent, packs = fit_to_machine(space, session)
+        from tune.packed.packs import measured_lanes
+
+        fitted, concurrent, packs = fit_to_machine(space, session, measured_lanes)
         dropped_gpu = space.resources.gpu - fitted.resources.gpu
         try:
             if not folder.is_claimed:
@@ -198,8 +201,18 @@ class Fit(NamedTuple):
     packs: int
 
 
-def fit_to_machine(space: Space, session: RaySession) -> Fit:
+def usual_lanes(config: Config, share: Resources, most: int) -> int:
+    """Return what a measurement of a 64-64 network says, without one."""
+    return min(_GPU_LANES if share.gpu else _CPU_LANES, most)
+
+
+def fit_to_machine(
+    space: Space, session: RaySession, measure: Callable[[Config, Resources, int], int] = usual_lanes
+) -> Fit:
     """Return the space as this machine can run it.
+
+    Where the space does not say how many trials go into a pack, ``measure`` says it: of a config, of what a pack takes
+    of the machine, and of how many it could be given.
 
     Raises UserError if a single trial does not fit.
     """
@@ -229,9 +242,10 @@ def fit_to_machine(space: Space, session: RaySession) -> Fit:
     fitted = space.changed(resources=Resources(cpu=share.cpu, gpu=gpu))
     if space.trainer == "solo":
         return Fit(fitted, min(slots, space.max_concurrent or slots, space.trials), 0)
-    lanes = space.lanes or (_GPU_LANES if gpu else _CPU_LANES)
     # More at once than a quarter of the trials, and the sampler would choose most of them without having seen any.
-    concurrent = min(slots * lanes, space.max_concurrent or max(2, space.trials // 4), space.trials)
+    most = min(space.max_concurrent or max(2, space.trials // 4), space.trials)
+    lanes = space.lanes or measure(fitted.example(), fitted.resources, -(-most // slots))
+    concurrent = min(slots * lanes, most)
     return Fit(fitted.changed(lanes=lanes), concurrent, min(slots, concurrent))
 
 

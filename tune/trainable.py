@@ -96,7 +96,7 @@ class TimeStepTraining(tune.Trainable):
     def _out_of_memory(self, error: Exception) -> dict[str, Any]:
         """Fail alone, or ask for a larger share of the GPU where there is one. What was trained is let go."""
         epoch, self._training = self._training.epoch if self._training else 0, None
-        reason = f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        reason = reason_of(error)
         if 0 < self._gpu < 1:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -111,6 +111,11 @@ class TimeStepTraining(tune.Trainable):
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a training ran out of memory: torch's allocator on a CPU raises a plain RuntimeError."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what is said of a training that ran out of memory."""
+    return f"out of memory ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
 
 
 def _gpu_share(config: dict[str, Any]) -> float:

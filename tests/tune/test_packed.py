@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from core.config import Config
 from core.errors import UserError
 from core.scores import References, references
+from core.training_pack import Event, TrainingPack
 from tests.tune.searches import (
     finish,
     kill_workers,
@@ -131,6 +133,46 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
         assert ("not finite" in expected[-1][FAILED]) == (config.lr > 1)
 
 
+def test_trials_that_are_too_large_together_are_trained_in_smaller_packs(
+    curves: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full GPU: each begins again where it was saved, in packs of half as many, and one that fails is alone."""
+    advance, sizes = TrainingPack.advance, []
+
+    def short_of_memory(pack: TrainingPack) -> list[Event]:
+        sizes.append(len(pack))
+        if len(pack) > 2 or any(member.lane.config.lr == 1e-7 for member in pack._members.values()):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of the kind.")
+        return advance(pack)
+
+    monkeypatch.setattr(TrainingPack, "advance", short_of_memory)
+    configs = [settings(1), settings(2, lr=1e-7), settings(3), settings(4), settings(5), settings(6)]
+
+    async def run(client: Client) -> Client:
+        while True:
+            try:
+                return await client.run()
+            except AssertionError:  # it is not attached any more
+                await client.attach({}, {})
+
+    async def all_of_them() -> list[Client]:
+        host = Host(6, 1)
+        clients = [Client(host, str(number), config, curves, None) for number, config in enumerate(configs)]
+        for client in clients:
+            await client.attach({}, {})
+        return await asyncio.gather(*(run(client) for client in clients))
+
+    clients = asyncio.run(all_of_them())
+    assert {6, 3, 1} <= set(sizes)
+    for client in clients:
+        if client.config.lr == 1e-7:
+            expected = "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+            assert client.reports[-1][FAILED] == expected
+        else:
+            expected_scores = [report[SCORES] for report in alone(client.config, curves)]
+            assert [report[SCORES] for report in client.reports] == expected_scores
+
+
 #: How the process of the clients calls itself while any of them waits.
 CLIENTS = "ray::trial "
 
@@ -226,12 +268,13 @@ def session(cpus: float, gpus: float) -> RaySession:
 def test_packs_fill_the_machine_and_leave_the_sampler_something_to_learn(tiny_space: Space) -> None:
     space = tiny_space.changed(trainer="packed", trials=100)
     fitted, concurrent, packs = fit_to_machine(space, session(2, 0))
-    assert (fitted.lanes, concurrent, packs) == (16, 25, 2)
+    assert (fitted.lanes, concurrent, packs) == (13, 25, 2)
     assert fit_to_machine(space.changed(max_concurrent=64), session(2, 0))[1:] == (32, 2)
     assert fit_to_machine(space.changed(lanes=4), session(2, 0))[1:] == (8, 2)
+    assert fit_to_machine(space, session(2, 0), lambda *_: 4)[1:] == (8, 2)
     assert fit_to_machine(space.changed(trials=4), session(16, 0))[1:] == (2, 2)
     fitted, concurrent, packs = fit_to_machine(space, session(16, 1))
-    assert (fitted.lanes, concurrent, packs) == (64, 25, 4)
+    assert (fitted.lanes, concurrent, packs) == (7, 25, 4)
 
 
 def test_lanes_without_packs_are_refused(write_space: Callable[..., Path]) -> None:

@@ -19,7 +19,7 @@ from core.training_pack import Event, TrainingPack
 from tune.checkpoints import STATE, files_of
 from tune.folder import MODEL_FILE, STATE_FILE
 from tune.packed.client import Files
-from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, SLICE, TEST, UNSAVED
+from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, SLICE, TEST, UNSAVED, is_out_of_memory, reason_of
 
 #: Signs of life a second, and checkpoints, of all trials together: each costs driver and client some milliseconds, a
 #: checkpoint of a full replay buffer many more, which the packs do not get.
@@ -60,6 +60,8 @@ class Host:
         self._held_out: tuple[References, References | None] | None = None
         self._trials: dict[str, _Trial] = {}
         self._packs: list[tuple[str, TrainingPack]] = []
+        #: How many trials of a kind go into one pack, where the memory has not sufficed for more.
+        self._most: dict[str, int] = {}
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -121,7 +123,7 @@ class Host:
         until = time.monotonic() + max(SLICE, len(self._trials) / _SIGNS_OF_LIFE)
         while trial.result is None:
             left = until - time.monotonic()
-            if left <= 0 or not await self._hears(name, trial, left):
+            if left <= 0 or not await self._hears(name, trial, left) or self._trials.get(name) is not trial:
                 break
         if self._trials.get(name) is not trial:
             return None
@@ -182,7 +184,7 @@ class Host:
         for key, pack in self._packs:
             if key == wanted and pack.has_room:
                 return pack
-        pack = TrainingPack(1 if settings.optimizer == "lbfgs" else self._lanes)
+        pack = TrainingPack(1 if settings.optimizer == "lbfgs" else self._most.get(wanted, self._lanes))
         self._packs.append((wanted, pack))
         return pack
 
@@ -215,7 +217,10 @@ class Host:
                         for event in pack.advance():
                             self._take(members[event.key], event)
                 except Exception as error:  # whatever it is, clients must hear of it: nobody else does
-                    self._lose(pack, members, error)
+                    if is_out_of_memory(error):
+                        self._part(pack, members, error)
+                    else:
+                        self._lose(pack, members, error)
             if busy:
                 await asyncio.sleep(0)  # let the clients be heard
             else:
@@ -249,6 +254,25 @@ class Host:
             trial.pack.evaluate(name, test)
         else:
             trial.result = {**result, SCORES: trial.scores}
+
+    def _part(self, pack: TrainingPack, members: Mapping[str, _Trial], error: Exception) -> None:
+        """Have trials that took too much memory together begin again, from their checkpoints, in packs of half as many.
+
+        A single one has failed.
+        """
+        if len(members) == 1:
+            ((name, trial),) = members.items()
+            pack.train_until(name, 0)
+            trial.result = {EPOCH: pack.epoch(name), FAILED: reason_of(error), DONE: True}
+            trial.news.set()
+            return
+        self._most |= {key: len(members) // 2 for key, other in self._packs if other is pack}
+        self._packs = [(key, other) for key, other in self._packs if other is not pack]
+        for name, trial in members.items():
+            del self._trials[name]  # its client attaches again
+            trial.news.set()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _lose(self, pack: TrainingPack, members: Mapping[str, _Trial], error: Exception) -> None:
         """Give a pack up: its trials begin again from their checkpoints."""

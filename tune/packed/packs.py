@@ -1,7 +1,7 @@
 """The driver's side of packed trials: starts the pack actors of a run, and says which trial goes to which."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,27 @@ def client_share() -> dict[str, float]:
     return {LANE: 1} if has_lanes else {"memory": 1}
 
 
+def measured_lanes(config: Config, share: Resources, most: int) -> int:
+    """Return how many trials like ``config`` fill a pack, up to ``most``, measured where a pack could run."""
+    measure = ray.remote(_saturating_lanes).options(num_cpus=share.cpu, num_gpus=share.gpu)
+    lanes: int = ray.get(measure.remote(config.to_dict(), _threads(share), most))
+    return lanes
+
+
+def _saturating_lanes(settings: Mapping[str, Any], threads: int, most: int) -> int:
+    import torch
+
+    from core.pack_size import saturating_lanes
+
+    torch.set_num_threads(threads)
+    return saturating_lanes(Config.from_mapping(settings), most)
+
+
+def _threads(share: Resources) -> int:
+    """Threads beyond the share would fight those of the packs beside."""
+    return max(1, int(share.cpu))
+
+
 class Packs:
     """The pack actors of a run. One that dies starts again; its trials then come back to it."""
 
@@ -33,8 +54,7 @@ class Packs:
         actor = ray.remote(PackActor).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_restarts=-1, max_concurrency=1000
         )
-        threads = max(1, int(resources.cpu))
-        self.actors: list[Any] = [actor.remote(number, lanes, threads) for number in range(count)]
+        self.actors: list[Any] = [actor.remote(number, lanes, _threads(resources)) for number in range(count)]
 
     def release(self, name: str) -> None:
         """Free the lane of a trial that has ended, whichever actor it has moved to."""

@@ -17,6 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from tune.search import main
 
+#: Options for a search that needs no two trials at a time: a worker costs some seconds of a core.
+ONE_WORKER = ("--max-concurrent", "1")
+
 
 def start_search(*arguments: object, folder: Path, **environment: str) -> "subprocess.Popen[str]":
     """Start `python -m tune.search` in a folder, its output piped, RAY_ADDRESS pointing to nowhere."""

@@ -13,7 +13,7 @@ import pytest
 
 from core.errors import UserError
 from tests.tune.conftest import load_values
-from tests.tune.searches import load_study, only_results, refusal_of, run_search, trials_table
+from tests.tune.searches import ONE_WORKER, load_study, only_results, refusal_of, run_search, trials_table
 from tune.overrides import override
 from tune.space import find_space, load_space, shipped_spaces
 from tune.space_schema import schema
@@ -157,7 +157,7 @@ def test_a_search_of_three_bodies_with_entries_set(tmp_path: Path) -> None:
         *("forbid=[{feature_type: [basic, delta_mag]}]", "constraints=[steps_per_orbit <= 1]"),
     ]
     arguments = [word for entry in entries for word in ("--set", entry)]
-    arguments = ["--space", "three_body", "--no-dashboard", *arguments]
+    arguments = ["--space", "three_body", *ONE_WORKER, "--no-dashboard", *arguments]
     run = run_search(*arguments, folder=tmp_path, XDG_CACHE_HOME=str(tmp_path))
     assert (run.returncode, run.stderr) == (0, "")
     assert "measuring" not in run.stdout

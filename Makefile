@@ -24,7 +24,7 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check
 search: $(READY)
 	$(VENV_PYTHON) -m tune.search --space $(SPACE)
 
-# Two processes; the tests of the search share one of them (tests/conftest.py).
+# Two processes; how the tests are dealt out: tests/conftest.py.
 test: $(READY)
 	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -16,22 +16,34 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-#: Files of the search's tests that start no Ray.
-NO_RAY = "objectives search_quality space space_conditions space_limits study tensorboard wandb".split()
+#: Files whose tests look at one run that is slow to make: they stay together, and come first.
+SHARED = tuple(f"tests/tune/test_{name}.py" for name in ("search", "resume", "report", "monitoring", "cluster"))
+#: Where searches are run, on a Ray of their own each.
+SEARCHES = ("tests/tune/", "tests/deploy/")
 
 
-class SearchInOneProcess(LoadScopeScheduling):  # type: ignore[misc]
-    """Deals out single tests, but those of the search together: two Ray clusters at a time would starve each other.
+class FromBothEnds(LoadScopeScheduling):  # type: ignore[misc]
+    """Deals out single tests: to one process those of searches first, to the others those of searches last.
 
-    (The groups of pytest-xdist 3.8 would say this with a marker, but pytest 9.2 does not let it set them.)
+    A search waits a good deal, and what is beside it uses the time, unless it is another search. They meet where the
+    last tests are short.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        is_of_search = file.startswith(("tests/tune/", "tests/deploy/"))
-        starts_ray = is_of_search and Path(file).stem.removeprefix("test_") not in NO_RAY
-        return "search" if starts_ray else nodeid
+        return file if file in SHARED else nodeid
+
+    def _assign_work_unit(self, node: Any) -> None:
+        if node is not self.nodes[0]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SearchInOneProcess:
-    return SearchInOneProcess(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FromBothEnds:
+    return FromBothEnds(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of searches come first. (Groups of tests come before single ones in any case.)"""
+    items.sort(key=lambda item: not item.nodeid.startswith(SEARCHES))

@@ -45,6 +45,13 @@ def write_space(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def tiny_space(write_space: Callable[..., Path]) -> Space:
     return load_space(write_space())
 

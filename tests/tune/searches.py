@@ -6,12 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+import pytest
 from matplotlib import get_configdir
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+
+from tune.search import main
+
+#: Options for a search that needs no two trials at a time: a worker costs some seconds of a core.
+ONE_WORKER = ("--max-concurrent", "1")
 
 
 def start_search(*arguments: object, folder: Path, **environment: str) -> "subprocess.Popen[str]":
@@ -35,6 +42,18 @@ def finish(process: "subprocess.Popen[str]") -> "subprocess.CompletedProcess[str
     """Wait for a search."""
     output, errors = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def refusal_of(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line by which a search says, in this process, why it does not begin: a process takes seconds."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("tune.search: ")
+    return line
 
 
 def wait_for_file(process: "subprocess.Popen[str]", folder: Path, pattern: str) -> None:

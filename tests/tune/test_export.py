@@ -13,7 +13,7 @@ import torch
 
 from core.checkpoint import load_model, save_model
 from core.trainer import Trainer
-from tests.tune.searches import run_search
+from tests.tune.searches import ONE_WORKER, run_search
 from tune.folder import SearchFolder
 from tune.space import load_space
 from tune.study import SearchStudy
@@ -131,7 +131,7 @@ def test_no_program_unpickles_what_a_folder_holds(results: Path, tmp_path: Path)
     state = results / f"checkpoints/{number:05d}/state.pt"
     state.parent.mkdir()
     torch.save(bomb, state)
-    run = run_search("--resume", results, "--no-dashboard", folder=tmp_path)
+    run = run_search("--resume", results, *ONE_WORKER, "--no-dashboard", folder=tmp_path)
     assert run.returncode == 0, run.stdout + run.stderr
     assert f"trial {number} starts again" in run.stdout
     assert not mark.exists()

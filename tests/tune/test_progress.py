@@ -11,7 +11,7 @@ from rich.console import Console
 
 from core.errors import UserError
 from tests.terminal import Terminal
-from tests.tune.searches import only_results, run_search
+from tests.tune.searches import ONE_WORKER, only_results, run_search
 from tune.command_line import parse
 from tune.output import Output
 from tune.progress import Progress
@@ -100,7 +100,9 @@ def longer(values: dict[str, Any]) -> None:
 
 
 def test_quiet_prints_the_result_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    run = run_search("--space", write_space(), "--trials", 2, "--quiet", "--no-dashboard", folder=tmp_path)
+    run = run_search(
+        *("--space", write_space(), "--trials", 2, "--quiet", *ONE_WORKER, "--no-dashboard"), folder=tmp_path
+    )
     assert (run.returncode, run.stderr) == (0, "")
     lines = run.stdout.strip().splitlines()
     assert lines[0].startswith("2 trials: ")

@@ -15,7 +15,7 @@ import yaml
 
 from tests.programs import needed
 from tests.tune.conftest import load_values
-from tests.tune.searches import only_results, run_search
+from tests.tune.searches import ONE_WORKER, only_results, run_search
 from tune.folder import SearchFolder
 from tune.report.__main__ import main
 from tune.report.data import read_search
@@ -71,7 +71,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values["trials"] = 4
     values["scheduler"] = {"name": "asha", "min_resource": 2, "reduction_factor": 2}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    run = run_search("--space", "tiny.yaml", "--no-dashboard", folder=folder)
+    run = run_search("--space", "tiny.yaml", *ONE_WORKER, "--no-dashboard", folder=folder)
     assert run.returncode == 0, run.stdout + run.stderr
     results = only_results(folder)
     report = report_command(str(results.relative_to(folder)), folder=folder)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.programs import wait_for
-from tests.tune.searches import finish, only_results, trials_table, wait_for_file, workers
+from tests.tune.searches import ONE_WORKER, finish, only_results, trials_table, wait_for_file, workers
 
 Search = subprocess.Popen[str]
 
@@ -64,7 +64,7 @@ def test_the_second_signal_ends_a_search_without_a_report_and_it_goes_on(
     write_space: Callable[..., Path], tmp_path: Path
 ) -> None:
     """However early the next run is interrupted, it says so again."""
-    search = start(write_space(slower), tmp_path)
+    search = start(write_space(slower), tmp_path, *ONE_WORKER)
     wait_for_file(search, tmp_path, "results/*/checkpoints/*/state.pt")
     for _ in range(2):
         search.send_signal(signal.SIGINT)

@@ -22,11 +22,11 @@ def runner(folder, command):
     return json.loads(done.stdout)
 
 
-FOUR = "train --epochs 10 --n-steps 5 --num-particles 4 --save-name test"
+FOUR = "train --n-steps 5 --num-particles 4 --save-name test"
 
 
 def test_four_bodies_are_trained_and_simulated(tmp_path):
-    report = runner(tmp_path, FOUR)
+    report = runner(tmp_path, f"{FOUR} --epochs 10")
     assert report["epochs"] == 10
     assert report["last_checkpoint"] == "data/test/model/model_epoch_0009.pt"
     simulate = "simulate --integrator-mode ml --model-path data/test/model/model_epoch_0009.pt --num-particles 4"
@@ -39,8 +39,8 @@ def test_four_bodies_are_trained_and_simulated(tmp_path):
 
 
 def test_four_bodies_with_a_history(tmp_path):
-    report = runner(tmp_path, f"{FOUR} --history-len 5 --feature-type delta_mag")
-    assert report["epochs"] == 10
+    report = runner(tmp_path, f"{FOUR} --epochs 3 --history-len 5 --feature-type delta_mag")
+    assert report["epochs"] == 3
     config = load_model(tmp_path / report["last_checkpoint"]).config
     assert (config.num_particles, config.history_len, config.feature_type) == (4, 5, "delta_mag")
 

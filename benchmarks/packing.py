@@ -54,7 +54,7 @@ scheduler: none
 
 
 #: Titles of Ray's processes: what trains alone, all clients of packs, and a pack.
-KINDS = ("TimeStepTraining", "trial ", "PackActor")
+KINDS = ("TimeStepTraining", "Clients", "PackActor")
 
 
 @dataclass

@@ -173,8 +173,7 @@ def test_trials_that_are_too_large_together_are_trained_in_smaller_packs(
             assert [report[SCORES] for report in client.reports] == expected_scores
 
 
-#: How the process of the clients calls itself while any of them waits.
-CLIENTS = "ray::trial "
+CLIENTS = "ray::Clients"
 
 
 def packed(values: dict[str, Any]) -> None:

@@ -72,11 +72,11 @@ class _Handle:
     """What Tune takes for the handle of an actor: a client, under a key."""
 
     def __init__(self, clients: "ActorHandle[Any]", trainable: Any, arguments: Mapping[str, Any]) -> None:
-        self._clients, self._key, self._name = clients, uuid4().hex, f"trial {arguments['config']['lane']}"
+        self._clients, self._key, self._name = clients, uuid4().hex, arguments["config"]["lane"]
         #: What `ray.kill` kills: Tune only does so at the end of a run, or when a client does not stop for minutes.
         self._ray_actor_id = clients._ray_actor_id
         # The actor may just be starting again.
-        begin: Any = clients.begin.options(name=f"{self._name}: begin", max_task_retries=-1)
+        begin: Any = clients.begin.options(name=_task("begin", self._name), max_task_retries=-1)
         self._made: ray.ObjectRef[Any] = begin.remote(self._key, trainable, arguments)
 
     @property  # type: ignore[misc]
@@ -87,7 +87,12 @@ class _Handle:
         if name == "__ray_ready__":
             return _Ready(self._made)
         name = "stop" if name == "__ray_terminate__" else name
-        return _Method(self._clients, self._key, f"{self._name}: {name}", name)
+        return _Method(self._clients, self._key, _task(name, self._name), name)
+
+
+def _task(method: str, trial: str) -> str:
+    """Return what Ray calls a task, and its process meanwhile."""
+    return f"Clients.{method} of trial {trial}"
 
 
 class _Class:

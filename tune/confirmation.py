@@ -4,7 +4,8 @@ The best of many trials owes its rank partly to luck (the winner's curse), so it
 are rungs: every candidate gets a first one, and has to survive it to get a second. A candidate drops out when a repeat
 failed, when the means of its scores do not keep the limits, or when it is clearly behind the leader
 (:meth:`tune.spread.Sample.is_clearly_behind`). A rung is decided when all its repeats have ended, so that the outcome
-does not depend on which was first.
+does not depend on which was first. Where the repeats of several rungs run at a time, these are decided as one: to wait
+for the first would leave the machine idle.
 
 When a search is extended its candidates are chosen again. Repeats that have ended are kept: the same seed would give
 the same.
@@ -41,16 +42,21 @@ class Repeat:
 
 
 class Confirmation:
-    """Says which repeats are due, takes what came of them, and names a winner. All of it is kept in the study."""
+    """Says which repeats are due, takes what came of them, and names a winner. All of it is kept in the study.
 
-    def __init__(self, study: SearchStudy) -> None:
+    ``at_once`` is how many trainings run at a time; a confirmation that has begun keeps to what it was then.
+    """
+
+    def __init__(self, study: SearchStudy, at_once: int = 1) -> None:
         assert study.space.confirm is not None
         self.study = study
         self.ranking = study.ranking
         self.seeds = study.space.confirm.seeds
         records = {record.number: record for record in study.records()}
         kept = study.attributes.get(ATTRIBUTE, {"repeats": []})
+        self._at_once = at_once
         if kept.get("trials") == study.space.trials:
+            self._at_once = kept.get("at_once", 1)
             self.candidates = [records[number] for number in kept["candidates"]]
         else:
             best = study.best(study.space.confirm.top)
@@ -99,6 +105,7 @@ class Confirmation:
         self._repeats.setdefault((trial, repeat), ended)
         kept = {
             "trials": self.study.space.trials,
+            "at_once": self._at_once,
             "candidates": [candidate.number for candidate in self.candidates],
             "repeats": [asdict(entry) for entry in self._repeats.values()],
         }
@@ -208,7 +215,7 @@ class Confirmation:
         alive, rung = [record.number for record in self.candidates], 0
         while alive and rung < self.seeds:
             # Who is alone has nobody to wait for.
-            last = self.seeds if len(alive) == 1 else rung + 1
+            last = self.seeds if len(alive) == 1 else min(rung + max(1, self._at_once // len(alive)), self.seeds)
             due = [(n, r) for r in range(rung + 1, last + 1) for n in alive if (n, r) not in self._repeats]
             if due:
                 return due, alive

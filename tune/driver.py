@@ -92,12 +92,17 @@ class Driver:
             FIFOScheduler(),  # type: ignore[no-untyped-call]
             [RepeatCallback(confirmation, folder, progress), *self.monitors],
             progress,
-            lambda: min(self.concurrent, len(confirmation.due())),
+            lambda: min(self.repeats_at_once, len(confirmation.due())),
             None,
-            self.concurrent,
+            self.repeats_at_once,
             curves=validation,
             test=test,
         )
+
+    @property
+    def repeats_at_once(self) -> int:
+        """Repeats that run at a time: as many as there is room for, since no sampler is to learn from them."""
+        return self.packs * self.lanes if self.packs else self.concurrent
 
     @property
     def _share(self) -> dict[str, float]:
@@ -162,7 +167,7 @@ class Driver:
             return
         with (
             packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher),
-            clients_together(self.concurrent),
+            clients_together(max(self.concurrent, self.repeats_at_once)),
         ):
             yield _with(PackedTraining, **given), searcher
 

@@ -154,7 +154,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
             model = write_results(study, folder, validation.systems)
             confirmation = None
             if test and not folder.failure and not is_interrupted(study):
-                confirmation = Confirmation(study)
+                confirmation = Confirmation(study, driver.repeats_at_once)
                 if confirmation.due():
                     print_candidates(confirmation)
                     before = confirmation.states()
@@ -244,7 +244,8 @@ def fit_to_machine(
         return Fit(fitted, min(slots, space.max_concurrent or slots, space.trials), 0)
     # More at once than a quarter of the trials, and the sampler would choose most of them without having seen any.
     most = min(space.max_concurrent or max(2, space.trials // 4), space.trials)
-    lanes = space.lanes or measure(fitted.example(), fitted.resources, -(-most // slots))
+    repeats = space.confirm.top * space.confirm.seeds if space.confirm else 0
+    lanes = space.lanes or measure(fitted.example(), fitted.resources, -(-max(most, repeats) // slots))
     concurrent = min(slots * lanes, most)
     return Fit(fitted.changed(lanes=lanes), concurrent, min(slots, concurrent))
 

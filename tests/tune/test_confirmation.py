@@ -126,6 +126,20 @@ def test_who_is_clearly_behind_gets_no_second_seed(space: Space, journal: Path) 
     assert content["candidates"][0]["validation"]["std"] == {"work_gain": None, "rel_dE": None, "failed_orbits": None}
 
 
+def test_rungs_that_run_at_a_time_are_decided_as_one(space: Space, journal: Path) -> None:
+    """Room for six: the first two rungs of three candidates; then, of two, all that is left. It is remembered."""
+    study = searched(space, journal, *GOOD)
+    confirmation = Confirmation(study, at_once=7)
+    assert confirmation.due() == [(number, repeat) for repeat in (1, 2) for number in (1, 2, 0)]
+    assert run(Confirmation(study, at_once=9), t0=[1.3] * 3, t1=[1.3] * 3, t2=[1.3] * 3) == [
+        (number, repeat) for repeat in (1, 2, 3) for number in (1, 2, 0)
+    ]
+    other = searched(space, journal.with_name("other"), *GOOD)
+    ran = run(Confirmation(other, at_once=7), t0=[1.30, 1.31, 1.32], t1=[1.10, 1.12], t2=[1.29, 1.30, 1.28])
+    assert ran == [*((number, repeat) for repeat in (1, 2) for number in (1, 2, 0)), (2, 3), (0, 3)]
+    assert Confirmation(other).due() == []
+
+
 def test_a_failed_repeat_and_a_loose_error_drop_out(space: Space, journal: Path) -> None:
     confirmation = Confirmation(searched(space, journal, *GOOD))
     ran = run(confirmation, t0=[1.3, (1.5, 1e-1)], t1=["the loss is not finite"], t2=[1.25, 1.25, 1.25])

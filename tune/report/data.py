@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial
 
 from core import portrait
@@ -30,6 +31,8 @@ Say = Callable[[str], None]
 _MEASURED_PERIODS = 10
 #: A step of the oracle costs some forty evaluations: it is followed over this many periods at most.
 _ORACLE_PERIODS = 10
+#: Errors that curves of gains are read at.
+ERRORS = np.geomspace(1e-5, 3e-2, 60)
 #: The portrayed orbit is the one of the validation set nearest to this: eccentric, but no extreme.
 _ECCENTRICITY = 0.9
 
@@ -107,6 +110,27 @@ class Search:
     def orbit(self) -> tuple[int, float | None]:
         """The system that is portrayed: its number in the validation set, and its eccentricity if it has one."""
         return portrait.nearest_to(self.systems, _ECCENTRICITY)
+
+    @cached_property
+    def gains(self) -> dict[int, dict[str, tuple[list[float], list[float]]]]:
+        """By horizon and baseline, the errors that it reaches without a failed orbit, and its work gain there.
+
+        Not of the fixed step: a tenth of the others' gain would press them together.
+        """
+        found: dict[int, dict[str, tuple[list[float], list[float]]]] = {}
+        for horizon, curves in self.curves.items():
+            found[horizon] = {}
+            for name, curve in curves.items() if "dynamical" in curves else ():
+                if name == "fixed":
+                    continue
+                medians = np.median(curve.error, axis=0)
+                reached = ERRORS[(medians.min() <= ERRORS) & (medians.max() >= ERRORS)].tolist()
+                scores = [(error, baseline_scores(curve, curves, error)) for error in reached]
+                kept = [(error, each["work_gain"]) for error, each in scores if not each["failed_orbits"]]
+                if kept:
+                    errors, gains = zip(*kept, strict=True)
+                    found[horizon][name] = list(errors), list(gains)
+        return found
 
     @cached_property
     def portraits(self) -> dict[str, Portrait]:

@@ -4,21 +4,17 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from core.checkpoint import load_model
 from core.errors import CheckpointError
 from core.portrait import Portrait
-from core.scores import baseline_scores
-from core.work_precision import BASELINES, Curve
+from core.work_precision import BASELINES
 from tune.folder import MODEL_FILE, SHOWN
-from tune.report.data import NotDrawn, Search
+from tune.report.data import ERRORS, NotDrawn, Search
 from tune.report.theme import Theme, baseline_style, canvas, dress, label_ends, label_point, legend, log_axis, note
 
-#: Errors that curves of gains are read at.
-_ERRORS = np.geomspace(1e-5, 3e-2, 60)
 #: Beyond so many periods a plot of the error shows the largest of each period.
 _PERIODS_IN_FULL = 20
 
@@ -117,9 +113,13 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
         left.plot(curve.evaluations.mean(0), median, label=name, linewidth=1.6, **baseline_style(theme, name))
     dress(right, theme, "median of max |ΔE / E|", "work gain over the dynamical criterion")
     right.set_xscale("log")
-    lowest, highest = min(_ERRORS[0], min(errors) / 2), max(_ERRORS[-1], min(max(errors) * 2, 1.0))
+    lowest, highest = min(ERRORS[0], min(errors) / 2), max(ERRORS[-1], min(max(errors) * 2, 1.0))
     right.set_xlim(lowest, highest)
-    ends = _gain_curves(right, curves, highest, theme) if "dynamical" in curves else []
+    ends = []
+    for name, (reached, gain_at) in search.gains[horizon].items():
+        style_of_line = baseline_style(theme, name)
+        right.plot(reached, gain_at, linewidth=1.6, **style_of_line)
+        ends.append((highest, gain_at[-1], name, str(style_of_line["color"])))
     for number, (cost, error, gain) in dots.items():
         is_best = number == best
         style: dict[str, Any] = {"color": theme.model, "marker": "*", "s": 170, "zorder": 5} if is_best else {
@@ -138,6 +138,7 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
         legend(left, loc="upper right")
     if best in dots:
         cost, error, gain = dots[best]
+        figure.draw_without_rendering()  # it puts everything in its place
         label_point(left, cost, error, f"trial {best}", theme.model)
         label_point(right, error, gain, f"trial {best}", theme.model)
     return figure
@@ -148,25 +149,6 @@ def _point(search: Search, scores: dict[str, float], horizon: int) -> tuple[floa
     suffix = search.suffix(horizon)
     cost, error, gain = (scores.get(key + suffix, np.nan) for key in ("steps_per_orbit", "rel_dE", "work_gain"))
     return (cost, error, gain) if 0 < cost < np.inf and 0 < error <= 1 else None
-
-
-def _gain_curves(
-    axes: Axes, curves: dict[str, Curve], edge: float, theme: Theme
-) -> list[tuple[float, float, str, str]]:
-    """Draw each baseline's gain at every error that it reaches without a failed orbit; return labels at the edge."""
-    ends = []
-    for name, curve in curves.items():
-        if name == "fixed":  # a tenth of the others' gain: it would press them together
-            continue
-        medians = np.median(curve.error, axis=0)
-        reached = _ERRORS[(medians.min() <= _ERRORS) & (medians.max() >= _ERRORS)]
-        scores = [(error, baseline_scores(curve, curves, float(error))) for error in reached]
-        gains = [(error, each["work_gain"]) for error, each in scores if not each["failed_orbits"]]
-        if gains:
-            style = baseline_style(theme, name)
-            axes.plot(*zip(*gains, strict=True), linewidth=1.6, **style)
-            ends.append((edge, gains[-1][1], name, str(style["color"])))
-    return ends
 
 
 def _named(search: Search, name: str, theme: Theme) -> dict[str, Any]:

@@ -153,8 +153,7 @@ _AROUND = tuple(
 
 
 def label_point(axes: Axes, x: float, y: float, text: str, color: str) -> None:
-    """Write in bold beside a point, on the side where the text hides least of what is drawn. Draw all else before."""
-    axes.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+    """Write in bold beside a point, on the side where the text hides least of what is there and has been drawn."""
     inked, point = _inked(axes), axes.transData.transform((x, y))
     inked = inked[np.hypot(*(inked - point).T) > 1]
     scale = _DPI / 72

@@ -15,7 +15,7 @@ from core.objective import Objective
 from core.samples import SampleShape
 
 #: Samples, drawn at random, that are judged before all of them are.
-_SPOT_CHECK = 1024
+_SPOT_CHECK = 512
 #: Samples of one pass through a network: what a layer makes of them stays in the cache.
 _CHUNK = 512
 #: Chunks, of whichever lanes, that are stepped together: their physics is many operations on few numbers each.

@@ -121,7 +121,7 @@ def test_every_sample_must_pass():
 
 
 def test_every_sample_of_many_must_pass():
-    """Where 1024 of them are judged first: one of 2000 that fails is found wherever it is, and passing needs all."""
+    """Where 512 of them are judged first: one of 2000 that fails is found wherever it is, and passing needs all."""
     trainer = Trainer([small(steps_per_epoch=500, lr=FROZEN, timid_fraction=1.0, replay_steps=10)])
     propose_constant(trainer, 1e-3)
     (record,) = train(trainer, 1)
@@ -136,10 +136,10 @@ def test_every_sample_of_many_must_pass():
         assert judged.pass_fraction is not None
         shares.add(judged.pass_fraction)
     assert 1 - 1 / 2000 in shares  # not among the first: all were judged
-    assert 1 - 1 / 1024 in shares
+    assert 1 - 1 / 512 in shares
     energy[::2] += 1
     trainer.judge([0])
-    assert judged.pass_fraction == pytest.approx(0.5, abs=0.05)
+    assert judged.pass_fraction == pytest.approx(0.5, abs=0.07)
 
 
 def test_judging_changes_nothing():

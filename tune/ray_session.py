@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,16 +117,19 @@ def ray_session(
         try:
             # Ray's start has to be whole before it can be ended: half of it would leave processes behind.
             signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+            held = _hold(before)  # of those that come by way of another thread
             try:
                 tempfile.tempdir = str(folder)  # what libraries drop goes with the rest
                 context = join(address, verbose) if address else _start(folder, dashboard, metrics, verbose)
-                # Tune ends a run in good order on SIGINT only. (Ray has just set a handler that exits at once.)
+                # Tune ends a run in good order on SIGINT only.
                 for number, handler in before.items():
                     if handler != signal.SIG_IGN:  # of nohup, or of a job in the background
                         signal.signal(number, _interrupt)
                 signal.signal(signal.SIGINT, before[signal.SIGINT])
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+            for late in held:
+                os.kill(os.getpid(), late)
             url = f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None
             yield RaySession(_nodes(), url, folder)
         finally:
@@ -136,6 +139,19 @@ def ray_session(
             os.environ.clear()
             os.environ.update(environment)
             tempfile.tempdir = temporary
+
+
+def _hold(handlers: Mapping[signal.Signals, Any]) -> list[int]:
+    """Note signals instead of acting on them, but those that are ignored; return the list that they come into."""
+    import ray._private.utils as utils
+
+    held: list[int] = []
+    # Ray's own, which exits at once, would take the place of ours half-way through its start.
+    utils.set_sigterm_handler = lambda _: None  # type: ignore[assignment]
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: held.append(number))
+    return held
 
 
 def _interrupt(*_: object) -> None:

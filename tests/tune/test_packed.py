@@ -198,7 +198,7 @@ def test_a_packed_search_survives_what_a_solo_one_does(write_space: Callable[...
     assert "2 packs of up to 2" in run.stdout
     assert "goes on from its last checkpoint" not in run.stdout  # to Ray, nothing has happened to any trial
     search = start_search("--resume", only_results(tmp_path), "--no-dashboard", folder=tmp_path)
-    while not workers(search, CLIENTS):
+    while not workers(search, f"{CLIENTS}.train"):  # before, nothing is lost with them
         assert search.poll() is None
         time.sleep(0.1)
     kill_workers(search, CLIENTS)

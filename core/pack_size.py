@@ -2,27 +2,33 @@
 
 import math
 import time
+from contextlib import suppress
 
 import torch
 
 from core.config import Config
 from core.lane import Phase
-from core.trainer import Trainer
+from core.trainer import Trainer, TrainingFailed
 
 #: So many times as many lanes are tried next, and are worth having if they do so many times as much.
 _STEP, _WORTHWHILE = 4, 1.2
 #: Ticks before those that are timed, of which the fastest counts, and seconds for the latter.
 _WARM_UP, _SECONDS = 3, 0.2
+#: Ticks in which minibatches must have been collected.
+_MOST_TICKS = 2000
 _NEVER = 2**62
 
 
 def saturating_lanes(config: Config, most: int) -> int:
     """Return with how many lanes like ``config`` a pack gets the most done, up to ``most``, by a quick measurement.
 
-    One lane is measured, then 4, 16, ...: as long as that brings a fifth, more are tried.
+    One lane is measured, then 4, 16, ...: as long as that brings a fifth, more are tried. Trainings that collect
+    nothing, and so cannot be measured, are given no more.
     """
     lanes = 1
-    if most > 1 and config.optimizer != "lbfgs":
+    if most <= 1 or config.optimizer == "lbfgs":
+        return lanes
+    with suppress(TrainingFailed):
         before = _tick(config, lanes)
         while lanes < most:
             more = min(_STEP * lanes, most)
@@ -34,12 +40,19 @@ def saturating_lanes(config: Config, most: int) -> int:
 
 
 def replaying(configs: list[Config]) -> Trainer:
-    """Return a trainer whose lanes are in phase 2, with full minibatches to draw, and stay there."""
+    """Return a trainer whose lanes are in phase 2, with full minibatches to draw, and stay there.
+
+    Raises TrainingFailed if they do not collect as many samples.
+    """
     for_ever = {"min_replay_size": _NEVER, "rel_loss_bound": -math.inf}
     trainer = Trainer([config.model_copy(update=for_ever) for config in configs])
     wanted = [min(config.replay_batch_size, config.replay_capacity) for config in configs]
-    while any(trainer.buffer.count(lane) < count for lane, count in enumerate(wanted)):
+    for _ in range(_MOST_TICKS):
+        if all(trainer.buffer.count(lane) >= count for lane, count in enumerate(wanted)):
+            break
         trainer.tick()
+    else:
+        raise TrainingFailed(f"After {_MOST_TICKS} ticks there are no full minibatches.")
     for lane in trainer.lanes:
         lane.phase, lane.next_verdict = Phase.REPLAY, _NEVER
     return trainer

@@ -9,6 +9,7 @@ def test_a_measurement_says_how_many_lanes_are_worth_having():
     assert saturating_lanes(small(replay_batch_size=8), most=1) == 1
     assert saturating_lanes(small(replay_batch_size=8), most=6) in (1, 4, 6)
     assert saturating_lanes(small(optimizer="lbfgs"), most=6) == 1
+    assert saturating_lanes(small(lr=1e300, energy_threshold=1e-14), most=6) == 1  # it fails before it has any samples
 
 
 def test_what_is_measured_are_full_minibatches():

@@ -124,7 +124,9 @@ class _Classes:
     def get(self, trainable: type[tune.Trainable]) -> _Class:
         """Return the class of a trainable's clients."""
         assert issubclass(trainable, PackedTraining)
-        return self._known.setdefault(trainable, _Class(self._clients, trainable))
+        if trainable not in self._known:
+            self._known[trainable] = _Class(self._clients, trainable)
+        return self._known[trainable]
 
 
 @contextmanager

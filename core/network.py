@@ -2,7 +2,7 @@
 
 All parameters of a lane are one row of a flat matrix (L, P), so that an optimizer updates a lane in
 one pass; the layers are views of it, weights (L, in, out) and biases (L, 1, out). The backward
-pass is written out (it is six lines) and puts gradients straight into a matrix of the same form.
+pass is written out (it is six lines) and puts gradients into a matrix of the same form.
 """
 
 import math
@@ -96,14 +96,13 @@ class FullyConnectedNN:
 
     def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (weight, bias) views of each layer into a flat matrix (lanes, P)."""
-        lanes = flat.shape[0]
-        return [
-            (
-                flat[:, weight : weight + fan_in * fan_out].view(lanes, fan_in, fan_out),
-                flat[:, bias : bias + fan_out].view(lanes, 1, fan_out),
-            )
-            for weight, bias, fan_in, fan_out in self.spans
-        ]
+        lanes, layers = flat.shape[0], []
+        for weight, bias, fan_in, fan_out in self.spans:
+            own, last = flat[:, weight : weight + fan_in * fan_out], weight == self.spans[-1][0]
+            # Products with two columns are slow, with two rows fast.
+            own = own.view(lanes, fan_out, fan_in).mT if last else own.view(lanes, fan_in, fan_out)
+            layers.append((own, flat[:, bias : bias + fan_out].view(lanes, 1, fan_out)))
+        return layers
 
     def initialize(self, lane: int, generator: Generator, output_bias: float, fourier_scale: float = 1.0) -> None:
         """Draw a lane's weights as torch.nn.Linear does, at the lane's own width and fan-in.
@@ -199,8 +198,12 @@ class FullyConnectedNN:
         """Write d loss / d parameters into ``into``, given d loss / d output (L, B, 2)."""
         layers = self.layers if layers is None else layers
         for index in range(len(layers) - 1, -1, -1):
-            torch.bmm(forward.inputs[index].transpose(1, 2), gradient, out=into[index][0])
-            torch.sum(gradient, 1, keepdim=True, out=into[index][1])
+            weight, bias = into[index]
+            if index == len(layers) - 1:
+                _product(gradient, forward.inputs[index], weight.mT)
+            else:
+                _product(forward.inputs[index], gradient, weight)
+            torch.sum(gradient, 1, keepdim=True, out=bias)
             if index:
                 gradient = torch.bmm(gradient, layers[index][0].transpose(1, 2))
                 if forward.masks:
@@ -218,6 +221,18 @@ class FullyConnectedNN:
             tensors[f"{2 * index}.weight"] = own.T
             tensors[f"{2 * index}.bias"] = bias[0, 0]
         return tensors
+
+
+def _product(left: Tensor, right: Tensor, into: Tensor) -> None:
+    """Write left^T @ right into the view of a flat matrix.
+
+    Into a view with gaps torch multiplies lane by lane. It is left to do so where lanes would otherwise stand unaligned,
+    which changes the rounding.
+    """
+    if into.is_contiguous() or into[0].numel() % _ALIGNMENT:
+        torch.bmm(left.mT, right, out=into)
+    else:
+        into.copy_(torch.bmm(left.mT, right))
 
 
 def _multiple(count: int, of: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from core.lane import Lane, Phase
 
 #: One in so many lanes is too few to go on in their phase while the others wait in the other one.
-_FEW = 4
+_FEW = 8
 
 
 class Turns:

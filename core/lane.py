@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 
 import torch
@@ -53,7 +53,7 @@ class EpochRecord:
 
     def to_dict(self) -> dict[str, float | int | bool | None]:
         """A flat dict of plain numbers."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass

@@ -96,12 +96,12 @@ class FullyConnectedNN:
 
     def views(self, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Return (weight, bias) views of each layer into a flat matrix (lanes, P)."""
-        lanes, layers = flat.shape[0], []
+        lanes, row, begin, layers = flat.shape[0], flat.stride(0), flat.storage_offset(), []
         for weight, bias, fan_in, fan_out in self.spans:
-            own, last = flat[:, weight : weight + fan_in * fan_out], weight == self.spans[-1][0]
-            # Products with two columns are slow, with two rows fast.
-            own = own.view(lanes, fan_out, fan_in).mT if last else own.view(lanes, fan_in, fan_out)
-            layers.append((own, flat[:, bias : bias + fan_out].view(lanes, 1, fan_out)))
+            # Products with two columns are slow, with two rows fast: the last layer is stored as (L, out, in).
+            steps = (1, fan_in) if weight == self.spans[-1][0] else (fan_out, 1)
+            own = flat.as_strided((lanes, fan_in, fan_out), (row, *steps), begin + weight)
+            layers.append((own, flat.as_strided((lanes, 1, fan_out), (row, fan_out, 1), begin + bias)))
         return layers
 
     def initialize(self, lane: int, generator: Generator, output_bias: float, fourier_scale: float = 1.0) -> None:

@@ -127,11 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         measure_missing(systems, _say)
         scores = score_model(model.criterion, config, references_on(systems))
         missed = False
-        unit = "periods" if systems.config.num_particles == 2 else "crossing times"
         for horizon in sorted(systems.periods):
-            count = len(systems.orbits.period)
+            what = f"{len(systems.orbits.period)} systems of {systems.config.num_particles} bodies"
             rule = f", {config.step_rule} steps" if config.step_rule != "direct" else ""
-            print(f"{name}: {count} systems of {systems.config.num_particles} bodies over {horizon} {unit}{rule}")
+            print(f"{name}: {what} over {systems.span(horizon)}{rule}")
             model_row, *baselines = rows(scores, systems, horizon)
             error = model_row.scores["rel_dE"]
             if error > FAILED_ERROR:

@@ -57,6 +57,11 @@ class HeldOut:
         state = self.orbits.state.map(lambda tensor: tensor.to(config.torch_device, config.torch_dtype))
         return state, forces_of(self.config.model_copy(update={"device": config.device, "dtype": config.dtype}))
 
+    def span(self, horizon: int) -> str:
+        """Return so many of the systems' own units of time in words: "10 periods", "1 crossing time"."""
+        unit = "period" if self.config.num_particles == 2 else "crossing time"
+        return f"{horizon} {unit}" if horizon == 1 else f"{horizon} {unit}s"
+
     @property
     def is_kepler(self) -> bool:
         """Whether the systems are two point masses and nothing else."""

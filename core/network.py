@@ -226,8 +226,8 @@ class FullyConnectedNN:
 def _product(left: Tensor, right: Tensor, into: Tensor) -> None:
     """Write left^T @ right into the view of a flat matrix.
 
-    Into a view with gaps torch multiplies lane by lane. It is left to do so where lanes would otherwise stand unaligned,
-    which changes the rounding.
+    Into a view with gaps torch multiplies lane by lane. It is left to do so where lanes would otherwise stand
+    unaligned, which changes the rounding.
     """
     if into.is_contiguous() or into[0].numel() % _ALIGNMENT:
         torch.bmm(left.mT, right, out=into)

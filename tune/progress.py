@@ -72,7 +72,9 @@ class Progress:
         self._ended[state] += 1
         self._ended_epochs += epochs
         self._best = tuple(best) or self._best
-        text = f"{self._what} {name} {WORDS[state]}" + (f" ({reason})" if reason else f", {result}" if result else "")
+        when = f" at epoch {epochs}" if state == "PRUNED" else ""
+        why = f" ({reason})" if reason else f", {result}" if result else ""
+        text = f"{self._what} {name} {WORDS[state]}{when}{why}"
         if not self._console.is_terminal:
             self.note(f"{text} | {self._status()}")
         elif reason:

@@ -37,7 +37,8 @@ def print_question(space: Space, file: object) -> None:
     unmodelled = f"; it draws {', '.join(at_random)} at random" if at_random else ""
     cells = number_of_cells(space) if isinstance(space.sampler, Grid) else None
     finite = f"; the space has {cells} configurations" if cells is not None else ""
-    _line("sampler", f"{space.sampler.name}, seed {space.seed}{unmodelled}{finite}")
+    name = "none, the first parameters are random" if space.scheduler.name == "pbt" else space.sampler.name
+    _line("sampler", f"{name}, seed {space.seed}{unmodelled}{finite}")
     if space.enqueue:
         _line("first", f"{len(space.enqueue)} configurations that are known to be good")
     ends = [f"{clock(space.time_budget)} of time"] if space.time_budget is not None else []

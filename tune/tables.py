@@ -46,7 +46,7 @@ def beside_baselines(name: str, scores: Scores, baselines: Baselines, systems: H
             name_shown = row if at_error(of_row, scores[f"rel_dE{suffix}"], suffix) else f"{row} *"
             missed = missed or name_shown != row
             lines.append([name_shown, *(_format(of_row.get(key + suffix), key) for key in _IN_COMMON)])
-        tables.append(f"{systems.name} set, {_over(systems, horizon)}, baselines at the same rel_dE:\n{_layout(lines)}")
+        tables.append(f"{systems.name} set, {systems.span(horizon)}, baselines at the same rel_dE:\n{_layout(lines)}")
     note = "\n* no constant that was measured gives this rel_dE: the nearest one" if missed else ""
     return "\n\n".join(tables) + note
 
@@ -77,13 +77,8 @@ def test_table(confirmation: Confirmation, baselines: Baselines, systems: HeldOu
             lines.append([f"trial {record.number}", *(_spread(summary, key + suffix) for key in keys)])
         for name, scores in baselines.items():
             lines.append([name, *(_format(scores.get(key + suffix), key) for key in keys)])
-        tables.append(f"{systems.name} set, {_over(systems, horizon)}:\n{_layout(lines)}")
+        tables.append(f"{systems.name} set, {systems.span(horizon)}:\n{_layout(lines)}")
     return "\n\n".join(tables)
-
-
-def _over(systems: HeldOut, horizon: int) -> str:
-    unit = "period" if systems.config.num_particles == 2 else "crossing time"
-    return f"1 {unit}" if horizon == 1 else f"{horizon} {unit}s"
 
 
 def _spread(summary: Mapping[str, Mapping[str, Any]], key: str) -> str:

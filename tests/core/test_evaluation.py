@@ -46,7 +46,7 @@ def cells(text):
 def test_the_table_holds_the_model_and_every_baseline(model, capsys):
     assert main(["--model-path", str(model), "--periods", "1", "2"]) == 0
     out = capsys.readouterr().out
-    assert "validation: 32 systems of 2 bodies over 1 periods, reversible steps" in out
+    assert "validation: 32 systems of 2 bodies over 1 period, reversible steps" in out
     found = cells(out)
     assert set(found) == {"model", *BASELINES}
     assert len(found["model"]) == 2

@@ -155,7 +155,7 @@ def test_without_a_terminal_a_long_silence_is_broken(
         "[1:10] 1 done, 1 running, 0 stopped, 0 failed of 3 | best: none yet | time left not known yet"
     )
     assert last == (
-        "[2:20] trial 1 stopped, work_gain 0.9 | 1 done, 0 running, 1 stopped, 0 failed of 3 | "
+        "[2:20] trial 1 stopped at epoch 28, work_gain 0.9 | 1 done, 0 running, 1 stopped, 0 failed of 3 | "
         "best: trial 0, work_gain 1.1 | about 4:40 left, 0.43 trials and 6 epochs a minute"
     )
 

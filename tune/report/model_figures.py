@@ -31,14 +31,13 @@ class Drawing(NamedTuple):
 def model_drawings(search: Search) -> list[Drawing]:
     """Return the figures that compare models with the baselines, in the order of the page."""
     several = len(search.systems.periods) > 1
-    periods = "periods" if search.systems.config.num_particles == 2 else "crossing times"
     drawings = []
     for horizon in search.systems.periods:
         suffix = f"_{horizon}" if several else ""
         drawings.append(
             Drawing(
                 f"work_precision{suffix}",
-                f"Over {horizon} {periods}",
+                f"Over {search.systems.span(horizon)}",
                 f"Baselines on the {len(search.systems.orbits.period)} systems of the validation set, each curve with "
                 "one constant for all of them; trials that ran to their end as dots, the best as a star. Left: lower "
                 "and further left is better. Right: the same as a gain, that is, how many times fewer force "
@@ -63,7 +62,7 @@ def model_drawings(search: Search) -> list[Drawing]:
         drawings.append(
             Drawing(
                 f"energy_error_{horizon}" if several else "energy_error",
-                f"Energy error over {horizon} {periods}",
+                f"Energy error over {search.systems.span(horizon)}",
                 f"|E - E(0)| / |E(0)| on {which}, {equal}."
                 + (" Each point is the largest error of a period." if horizon > _PERIODS_IN_FULL else ""),
                 lambda theme, horizon=horizon: _energy_error(search, horizon, theme),  # type: ignore[misc]
@@ -86,8 +85,9 @@ def _missing(search: Search, horizon: int) -> str:
     if not absent:
         return ""
     which = "; ".join(absent) if search.curves[horizon] else "all baselines"
+    over, why = search.systems.span(horizon), search.missing[horizon]
     return (
-        f" Not drawn: {which}. Their curves over {horizon} periods are not at hand ({search.missing[horizon]}); "
+        f" Not drawn: {which}. Their curves over {over} are not at hand ({why}); "
         f"python -m core.evaluation, as under Commands, measures them with --periods {horizon}."
     )
 

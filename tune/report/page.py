@@ -98,9 +98,8 @@ def _best(search: Search) -> str:
         for key, value in record.parameters.items()
     )
     tables = []
-    unit = "periods" if search.systems.config.num_particles == 2 else "crossing times"
     for horizon in search.systems.periods:
-        heading = f"Validation set, {len(search.systems.orbits.period)} systems over {horizon} {unit}"
+        heading = f"Validation set, {len(search.systems.orbits.period)} systems over {search.systems.span(horizon)}"
         tables.append(f"<h3>{heading}</h3>{score_table(search.rows(horizon))}")
     return (
         f"<dl class=tiles>{shown}</dl>{warning}<p>{drawn}</p>{''.join(tables)}"

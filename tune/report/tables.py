@@ -116,9 +116,8 @@ def _test_table(search: Search, candidates: Sequence[dict[str, Any]], winners: s
     names = [name for name in BASELINES if has_curve(systems, name, horizon)] if 0 < error < math.inf else []
     curves = {name: curves_of(systems, name, (horizon,))[horizon] for name in names}
     rows += [Row(name, baseline_scores(curve, curves, error)) for name, curve in curves.items()]
-    unit = "periods" if systems.config.num_particles == 2 else "crossing times"
-    heading = f"Test set, {len(systems.orbits.period)} systems over {horizon} {unit}, which nothing was chosen by"
-    return f"<h3>{heading}</h3>{score_table(rows)}"
+    over = f"{len(systems.orbits.period)} systems over {systems.span(horizon)}"
+    return f"<h3>Test set, {over}, which nothing was chosen by</h3>{score_table(rows)}"
 
 
 def _summary(candidate: dict[str, Any], name: str, of: str, key: str) -> float | None:

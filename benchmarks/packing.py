@@ -2,9 +2,10 @@
 
 The same trials (settings, seeds, epochs) are trained by (a) Ray Tune with a process for each (`trainer: solo`), (b)
 Ray Tune with packs (`trainer: packed`) and (c) plain Optuna, one after the other in one process with one thread. Each
-arm starts anew, Ray included. The steady state is counted in epochs: from when as many trials as run at a time have
-reported, to the first end of a trial that no other one follows. ``--solo-trials`` lets (a) and (c), which are at their
-steady state from the first minute on, run the first few trials only.
+arm starts anew, Ray included; (a) runs before (b) and again after it, for a machine is not equally fast at all times,
+and ratios are to the mean of the two. The steady state is counted in epochs: from when as many trials as run at a time
+have reported, to the first end of a trial that no other one follows. ``--solo-trials`` lets (a) and (c), which are at
+their steady state from the first minute on, run the first few trials only.
 
 Behind these tables comes how a tick scales with the number of lanes, beside its floor (benchmarks/lanes.py).
 
@@ -201,16 +202,18 @@ def measure(space: Space, rows: int, solo_trials: int, together: int, *, sequent
     against = references(space.example())
     share = space.resources
     alone = Resources(cpu=1, gpu=0.25) if share.gpu else share
-    solo = through_ray(space.changed(trainer="solo", trials=solo_trials, resources=alone), against, "solo")
+    one_each = space.changed(trainer="solo", trials=solo_trials, resources=alone)
     packs = space.changed(trainer="packed", lanes=together, max_concurrent=together)
-    arms = [solo, through_ray(packs, against, "packed")]
+    solo = through_ray(one_each, against, "solo, before")
+    arms = [solo, through_ray(packs, against, "packed"), through_ray(one_each, against, "solo, after")]
+    steady, overall = (solo.steady + arms[-1].steady) / 2, (solo.overall + arms[-1].overall) / 2
     if sequential:
         arms.append(plain_optuna(solo.records, space, against))
     print(f"\n{rows} replay rows, {space.epochs} epochs, {together} packed trials at a time\n")
     print("| arm | trials | at a time | steady, per hour | from the start, per hour | steady ratio | from the start |")
     print("|---|---|---|---|---|---|---|")
     for arm in arms:
-        ratios = f"{arm.steady / solo.steady:.2f} | {arm.overall / solo.overall:.2f}"
+        ratios = f"{arm.steady / steady:.2f} | {arm.overall / overall:.2f}"
         print(f"| {arm.name} | {len(arm.ended)} | {arm.concurrent} | {arm.steady:.0f} | {arm.overall:.0f} | {ratios} |")
         if arm.utilisation:
             print(f"{arm.name}: GPU utilisation {sum(arm.utilisation) / len(arm.utilisation):.0f} %")

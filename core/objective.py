@@ -60,8 +60,10 @@ class Objective:
         self._weight = first.angular_momentum_weight
         self._momentum_band = Band(column([first.L_lower]).log(), column([first.L_upper]).log())
         self._leapfrog: Callable[[State, Tensor, Forces, int], tuple[Block, Tangent]] = leapfrog_with_slope
+        self._band_loss: Callable[[Tensor, Tensor, Tensor, Tensor, Band], BandLoss] = band_loss
         if first.compile:
             self._leapfrog = torch.compile(leapfrog_with_slope, dynamic=True)
+            self._band_loss = torch.compile(band_loss, dynamic=True)
 
     def attempt(
         self,
@@ -100,11 +102,11 @@ class Objective:
 
     def _loss(self, samples: Samples, attempt: Attempt, where: slice | Tensor) -> BandLoss:
         band = Band(self._band.lower[where], self._band.upper[where])
-        energy = band_loss(attempt.change, samples.scale, attempt.tangent.energy, attempt.dt, band)
+        energy = self._band_loss(attempt.change, samples.scale, attempt.tangent.energy, attempt.dt, band)
         if not self._weight:
             return energy
         error = angular_momentum_error(samples.state, attempt)
-        momentum = band_loss(error.change, error.scale, error.slope, attempt.dt, self._momentum_band)
+        momentum = self._band_loss(error.change, error.scale, error.slope, attempt.dt, self._momentum_band)
         real = error.change > _ROUND_OFF * torch.finfo(error.change.dtype).eps * error.scale
         return BandLoss(
             energy.value + self._weight * torch.where(real, momentum.value, 0),

@@ -30,7 +30,8 @@ def run(name: str) -> str:
 def test_packing_trains_the_same_trials_in_three_ways():
     printed = run("packing.py")
     rows = table(printed, "| arm |")
-    assert [row[:2] for row in rows] == [["solo", "2"], ["packed", "4"], ["plain Optuna, sequential", "2"]]
+    arms = [["solo, before", "2"], ["packed", "4"], ["solo, after", "2"], ["plain Optuna, sequential", "2"]]
+    assert [row[:2] for row in rows] == arms
     assert all(float(row[4]) > 0 for row in rows)
     assert "are the same in all arms: yes" in printed
     assert "memory of its own: a solo trial" in printed

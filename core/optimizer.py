@@ -48,7 +48,7 @@ class Optimizer:
                 torch._fused_sgd_(
                     weights,
                     gradient,
-                    momentum,
+                    momentum if config.momentum else [],
                     lr=config.lr,
                     momentum=config.momentum,
                     weight_decay=config.weight_decay,

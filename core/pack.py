@@ -23,7 +23,7 @@ LANE_KEYS = RUN_KEYS | frozenset(
 def pack_key(config: Config) -> str:
     """Return what the lanes of one pack have in common: two configs fit into one if and only if their keys are equal.
 
-    A config with optimizer lbfgs fits with no other, but for itself alone in a pack of one.
+    One that :func:`trains_alone` fits with no other, but for itself alone in a pack of one.
     """
     values = config.to_dict()
     return json.dumps({key: value for key, value in values.items() if key not in LANE_KEYS}, sort_keys=True)
@@ -36,12 +36,24 @@ STEERING_KEYS = frozenset(
 )
 
 
+def trains_alone(config: Config) -> bool:
+    """Whether a training cannot share a pack with others.
+
+    L-BFGS has a line search of its own, and products of one column round differently for one lane and for several.
+    """
+    return config.optimizer == "lbfgs" or 1 in config.hidden_dims
+
+
 def check_pack(configs: Sequence[Config]) -> None:
     """Raise ConfigError unless the configs differ in keys of a lane's own only."""
     if not configs:
         raise ConfigError("A trainer needs at least one config.")
-    if len(configs) > 1 and configs[0].optimizer == "lbfgs":
-        raise ConfigError("The value of `optimizer` is lbfgs, but a pack needs adam, adamw or sgd; train it alone.")
+    if len(configs) > 1 and trains_alone(configs[0]):
+        raise ConfigError(
+            f"The value of `optimizer` is {configs[0].optimizer} and that of `hidden_dims` "
+            f"{list(configs[0].hidden_dims)}, but a pack needs adam, adamw or sgd and layers "
+            "of at least 2; train it alone."
+        )
     first = configs[0].to_dict()
     for config in configs[1:]:
         for key, value in config.to_dict().items():

@@ -8,6 +8,7 @@ import torch
 
 from core.config import Config
 from core.lane import Phase
+from core.pack import trains_alone
 from core.trainer import Trainer, TrainingFailed
 
 #: So many times as many lanes are tried next, and are worth having if they do so many times as much.
@@ -26,7 +27,7 @@ def saturating_lanes(config: Config, most: int) -> int:
     nothing, and so cannot be measured, are given no more.
     """
     lanes = 1
-    if most <= 1 or config.optimizer == "lbfgs":
+    if most <= 1 or trains_alone(config):
         return lanes
     with suppress(TrainingFailed):
         before = _tick(config, lanes)

@@ -129,7 +129,7 @@ class Driver:
         ``most`` is how many trainings may have started and not ended; None lets all take turns.
         """
         with (
-            self._trainings(searcher, together, held_out) as (trainable, searcher),
+            self._trainings(searcher, together, min(most or samples, samples), held_out) as (trainable, searcher),
             EndingCallback(progress.note, seconds) as ending,
         ):
             tuner = tune.Tuner(
@@ -159,15 +159,18 @@ class Driver:
 
     @contextmanager
     def _trainings(
-        self, searcher: Searcher, together: Callable[[], int], held_out: dict[str, Any]
+        self, searcher: Searcher, together: Callable[[], int], most: int, held_out: dict[str, Any]
     ) -> Iterator[tuple[type[tune.Trainable], Searcher]]:
-        """Give Ray's trainable and the searcher that goes with it. ``together`` says how many run at a time."""
+        """Give Ray's trainable and the searcher that goes with it.
+
+        ``together`` says how many run at a time, and ``most`` how many at most.
+        """
         if not self.packs:
             yield _with(self.trainable, **held_out), searcher
             return
         with (
             packed(searcher, together, self.packs, self.lanes, self.resources, **held_out) as (given, searcher),
-            clients_together(max(self.concurrent, self.repeats_at_once)),
+            clients_together(most),
         ):
             yield _with(PackedTraining, **given), searcher
 

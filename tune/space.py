@@ -91,7 +91,9 @@ class Space(BaseModel):
     trainer: Literal["solo", "packed"] = Field(
         "solo", description="a process for each trial, or packs: processes that train many trials at once"
     )
-    lanes: Count | None = Field(None, description="trials in one pack, at most; with trainer packed only")
+    lanes: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="trials in one pack, at most; with trainer packed only"
+    )
     storage: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="where checkpoints go on the way: a folder that all nodes of a cluster share, or a URI"
     )

@@ -8,18 +8,22 @@ from tests.trainings import small
 
 TORCH = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 SETTINGS = [{"lr": 1e-3, "weight_decay": 0.0}, {"lr": 3e-2, "weight_decay": 0.1}, {"lr": 1e-4, "weight_decay": 1e-3}]
+MOMENTA = (0.7, 0.0, 0.9)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("kind", TORCH)
 def test_lanes_step_as_torch_does(kind, dtype):
-    """Own learning rates and weight decays, and step counts that differ as some lanes skip steps."""
-    configs = [small(optimizer=kind, momentum=0.7, dtype=dtype, **settings) for settings in SETTINGS]
+    """Own learning rates, weight decays and momenta, and step counts that differ as some lanes skip steps."""
+    given = [
+        own | ({"momentum": momentum} if kind == "sgd" else {})
+        for own, momentum in zip(SETTINGS, MOMENTA, strict=True)
+    ]
+    configs = [small(optimizer=kind, dtype=dtype, **settings) for settings in given]
     generator = torch.Generator().manual_seed(1)
     flat = torch.randn(3, 999, generator=generator, dtype=configs[0].torch_dtype)
     expected = [torch.nn.Parameter(row.clone()) for row in flat]
-    momentum = {"momentum": 0.7} if kind == "sgd" else {}
-    theirs = [TORCH[kind]([own], **momentum, **given) for own, given in zip(expected, SETTINGS, strict=True)]
+    theirs = [TORCH[kind]([own], **settings) for own, settings in zip(expected, given, strict=True)]
     optimizer = Optimizer(configs, flat)
     for step in range(50):
         lanes = [lane for lane in range(3) if step % (lane + 1) == 0]
@@ -35,7 +39,7 @@ def test_lanes_step_as_torch_does(kind, dtype):
         torch.testing.assert_close(flat[lane], own.detach(), rtol=tolerance, atol=tolerance)
         state = theirs[lane].state[own]
         for name, moment in optimizer.state(lane).items():
-            if name in state:
+            if state.get(name) is not None:
                 torch.testing.assert_close(moment, state[name], rtol=tolerance, atol=tolerance)
 
 

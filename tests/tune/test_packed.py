@@ -173,6 +173,44 @@ def test_trials_that_are_too_large_together_are_trained_in_smaller_packs(
             assert [report[SCORES] for report in client.reports] == expected_scores
 
 
+def test_a_trial_that_raises_does_so_alone(curves: References, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its neighbours go on without it, and score what they score alone."""
+    advance = TrainingPack.advance
+
+    def faulty(pack: TrainingPack) -> list[Event]:
+        if any(member.lane.config.lr == 1e-7 and member.lane.epoch for member in pack._members.values()):
+            raise RuntimeError("something that nobody has thought of")
+        return advance(pack)
+
+    monkeypatch.setattr(TrainingPack, "advance", faulty)
+    configs = [settings(1), settings(2, lr=1e-7), settings(3), settings(4)]
+
+    async def run(client: Client) -> str:
+        try:
+            await client.run()
+        except AssertionError:  # it is not attached any more
+            await client.attach({}, {})
+            try:
+                await client.run()
+            except RuntimeError as error:
+                return str(error)
+        return ""
+
+    async def all_of_them() -> tuple[list[Client], list[str]]:
+        host = Host(4, 1)
+        clients = [Client(host, str(number), config, curves, None) for number, config in enumerate(configs)]
+        for client in clients:
+            await client.attach({}, {})
+        return clients, await asyncio.gather(*(run(client) for client in clients))
+
+    clients, errors = asyncio.run(all_of_them())
+    assert errors == ["", "RuntimeError: something that nobody has thought of", "", ""]
+    for client, error in zip(clients, errors, strict=True):
+        if not error:
+            expected_scores = [report[SCORES] for report in alone(client.config, curves)]
+            assert [report[SCORES] for report in client.reports] == expected_scores
+
+
 CLIENTS = "ray::Clients"
 
 

@@ -13,7 +13,7 @@ import torch
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from core.config import Config
-from core.pack import pack_key
+from core.pack import pack_key, trains_alone
 from core.scores import References
 from core.training_pack import Event, TrainingPack
 from tune.checkpoints import STATE, files_of
@@ -62,6 +62,8 @@ class Host:
         self._packs: list[tuple[str, TrainingPack]] = []
         #: How many trials of a kind go into one pack, where the memory has not sufficed for more.
         self._most: dict[str, int] = {}
+        #: Trials that get a pack of their own: an error has ended the one they were in.
+        self._apart: set[str] = set()
         self._work = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
 
@@ -88,7 +90,7 @@ class Host:
                 raise RuntimeError(f"a newer incarnation of trial {name} has taken its place.")
             self.release(name)
         settings = Config.from_mapping(config[SETTINGS])
-        pack = self._pack_for(settings)
+        pack = self._pack_for(name, settings)
         with ExitStack() as stack:
             state: Path | None = None
             if STATE_FILE in files:
@@ -179,12 +181,12 @@ class Host:
             raise RuntimeError(trial.error)
         return trial if trial is not None and trial.incarnation == incarnation else None
 
-    def _pack_for(self, settings: Config) -> TrainingPack:
-        wanted = pack_key(settings)
+    def _pack_for(self, name: str, settings: Config) -> TrainingPack:
+        wanted, alone = pack_key(settings), trains_alone(settings) or name in self._apart
         for key, pack in self._packs:
-            if key == wanted and pack.has_room:
+            if key == wanted and pack.has_room and not alone:
                 return pack
-        pack = TrainingPack(1 if settings.optimizer == "lbfgs" else self._most.get(wanted, self._lanes))
+        pack = TrainingPack(1 if alone else self._most.get(wanted, self._lanes))
         self._packs.append((wanted, pack))
         return pack
 
@@ -217,10 +219,7 @@ class Host:
                         for event in pack.advance():
                             self._take(members[event.key], event)
                 except Exception as error:  # whatever it is, clients must hear of it: nobody else does
-                    if is_out_of_memory(error):
-                        self._part(pack, members, error)
-                    else:
-                        self._lose(pack, members, error)
+                    self._part(pack, members, error)
             if busy:
                 await asyncio.sleep(0)  # let the clients be heard
             else:
@@ -256,30 +255,31 @@ class Host:
             trial.result = {**result, SCORES: trial.scores}
 
     def _part(self, pack: TrainingPack, members: Mapping[str, _Trial], error: Exception) -> None:
-        """Have trials that took too much memory together begin again, from their checkpoints, in packs of half as many.
+        """Have the trials of a pack that cannot go on begin again from their checkpoints, with fewer beside them.
 
-        A single one has failed.
+        Half as many where the memory has not sufficed, and none where one of them has raised: nobody knows which. A
+        single one has failed where the memory has not sufficed, and otherwise raises in its client.
         """
-        if len(members) == 1:
+        out_of_memory = is_out_of_memory(error)
+        if len(members) == 1 and out_of_memory:
             ((name, trial),) = members.items()
             pack.train_until(name, 0)
             trial.result = {EPOCH: pack.epoch(name), FAILED: reason_of(error), DONE: True}
             trial.news.set()
             return
-        self._most |= {key: len(members) // 2 for key, other in self._packs if other is pack}
+        if out_of_memory:
+            self._most |= {key: len(members) // 2 for key, other in self._packs if other is pack}
+        else:
+            self._apart |= set(members)
         self._packs = [(key, other) for key, other in self._packs if other is not pack]
         for name, trial in members.items():
-            del self._trials[name]  # its client attaches again
+            if len(members) == 1:
+                trial.error = f"{type(error).__name__}: {error}"
+            else:
+                del self._trials[name]  # its client attaches again
             trial.news.set()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-    def _lose(self, pack: TrainingPack, members: Mapping[str, _Trial], error: Exception) -> None:
-        """Give a pack up: its trials begin again from their checkpoints."""
-        self._packs = [(key, other) for key, other in self._packs if other is not pack]
-        for trial in members.values():
-            trial.error = f"{type(error).__name__}: {error}"
-            trial.news.set()
 
 
 def _next_evaluation(settings: Config, epoch: int) -> int:

@@ -163,9 +163,10 @@ class Config(BaseModel):
             raise ValueError(f"The value of `L_lower` is {self.L_lower}, but must be < L_upper ({self.L_upper}).")
         if high > self.energy_threshold:
             limit = "1 (bounds_relative)" if self.bounds_relative else f"energy_threshold ({self.energy_threshold})"
+            share = "" if self.bounds_relative else " Where it is a share of energy_threshold, set bounds_relative."
             raise ValueError(
                 f"The value of `E_upper` is {self.E_upper}, but must be <= {limit}: between them a rejected step "
-                "would have no gradient."
+                f"would have no gradient.{share}"
             )
         for smallest, largest in (("e_min", "e_max"), ("a_min", "a_max")):
             if getattr(self, smallest) > getattr(self, largest):

@@ -98,7 +98,8 @@ class SearchCallback(TrainingCallback):
             record, ranking = self._study.record(number(trial)), self._study.ranking
             leader: list[str] = []
             if best:
-                beyond = f", beyond {ranking}" if ranking.excess(best[0].scores) > 0 else ""
+                broken = ranking.broken(best[0].scores)
+                beyond = f", beyond {', '.join(broken)}" if broken else ""
                 first = f"trial {best[0].number}, {brief(best[0].scores, ranking)}{beyond}"
                 leader = [first, describe(best[0].parameters)]
             result = brief(record.scores, ranking) if record.scores else ""

@@ -13,7 +13,14 @@ from tune.folder import SHOWN, ResultsError, SearchFolder
 from tune.output import Output
 from tune.result import result_of
 from tune.study import SearchStudy
-from tune.summary import print_confirmation, print_ending, print_model, print_trials, resume_command
+from tune.summary import (
+    print_confirmation,
+    print_ending,
+    print_model,
+    print_trials,
+    resume_command,
+    say_of_report,
+)
 from tune.tables import Baselines
 
 _ALL_FAILED = 1
@@ -28,12 +35,6 @@ def saying_how_to_go_on(folder: SearchFolder) -> Iterator[None]:
         if folder.journal.exists():
             print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
         raise
-
-
-def is_interrupted(study: SearchStudy) -> bool:
-    """Whether trials are missing that were to be run."""
-    ended = [record.state != "RUNNING" for record in study.records()]
-    return not (study.timed_out or sum(ended) >= study.space.trials or (all(ended) and study.over))
 
 
 def write_results(study: SearchStudy, folder: SearchFolder, systems: HeldOut) -> Path | None:
@@ -58,7 +59,7 @@ def write_results(study: SearchStudy, folder: SearchFolder, systems: HeldOut) ->
 def write_confirmed(
     confirmation: Confirmation, folder: SearchFolder, systems: HeldOut
 ) -> tuple[Path | None, Baselines]:
-    """Write what came of the repeats, and the winner's best one in the place of the search's best model.
+    """Write what came of the repeats, and the best one of who got furthest in the place of the search's best model.
 
     Return the model's path, if there is one, and the baselines beside the first candidate, on the test set.
     """
@@ -68,11 +69,11 @@ def write_confirmed(
         content["baselines"] = {"trial": first.number, "set": systems.name, "baselines": baselines}
     with folder.remembering():
         folder.write_json("confirmation.json", content)
-        winner = content["winner"]
-        if winner is not None and (repeat := confirmation.best_repeat(winner)):
-            checkpoint = folder.checkpoint(winner, repeat.repeat)
+        furthest = confirmation.furthest()
+        if furthest is not None and (repeat := confirmation.best_repeat(furthest)):
+            checkpoint = folder.checkpoint(furthest, repeat.repeat)
             metrics = confirmation.metrics(repeat)
-            model = folder.write_best(checkpoint, confirmation.config(winner, repeat.repeat), metrics)
+            model = folder.write_best(checkpoint, confirmation.config(furthest, repeat.repeat), metrics)
     return model, baselines
 
 
@@ -83,7 +84,7 @@ def report_of(folder: SearchFolder) -> Path | None:
 
     if not folder.failure:
         try:
-            return write_report(folder.path)
+            return write_report(folder.path, say_of_report)
         except ResultsError as failure:
             folder.failure = failure
     return None
@@ -102,8 +103,9 @@ def conclude(
 ) -> int:
     """Print the result, of the confirmation too if there is one, and return the exit status.
 
-    ``sets`` are validation and test. Who is ``hurried`` gets no report: it takes seconds. Raises ResultsError, after
-    the tables, if something could not be written.
+    ``sets`` are validation and test. Who is ``hurried`` gets no report, nor who interrupts a search: it takes seconds,
+    and SLURM kills half a minute after its SIGTERM. Raises ResultsError, after the tables, if something could not be
+    written.
     """
     (validation, test), best = sets, study.best(SHOWN)
     beside = study.attributes.get(BASELINES, {}).get("baselines", {})
@@ -113,12 +115,13 @@ def conclude(
         model = confirmed or model
         print_confirmation(confirmation, baselines, test)
     print_ending(study, folder)
-    report = None if hurried else report_of(folder)
+    cut_short = study.is_interrupted or (confirmation is not None and bool(confirmation.due()))
+    report = None if hurried or cut_short else report_of(folder)
     print_model(model, report, folder)
     output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
     if folder.failure:
         raise folder.failure
-    if is_interrupted(study):
+    if study.is_interrupted:
         print(f"The search was interrupted; it goes on with: {resume_command(folder)}")
         return STATUS
     if confirmation is not None and confirmation.due():

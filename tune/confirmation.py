@@ -139,8 +139,13 @@ class Confirmation:
         """The candidates that have not dropped out."""
         return self._state()[1]
 
+    def furthest(self) -> int | None:
+        """The trial that leads once all has been decided, whether or not it held out: its best repeat is exported."""
+        order = [] if self.due() else self.order()
+        return order[0].number if order else None
+
     def verdict(self) -> tuple[int | None, bool, str]:
-        """Return the winner, whether it is better than the second beyond chance, and a sentence that says so."""
+        """Return who won if one held out, whether it is better than the second beyond chance, and a sentence on it."""
         if not self.candidates:
             return None, False, f"No trial kept {self.ranking}, so there was nothing to confirm."
         if self.due():
@@ -150,7 +155,7 @@ class Confirmation:
             return None, False, "Every repeat failed, so nothing is confirmed: the best model is the search's own."
         first = order[0]
         if not alive:
-            return first, False, (
+            return None, False, (
                 f"No candidate held out with fresh seeds: each failed or did not keep {self.ranking} in the mean; "
                 f"trial {first} came furthest."
             )

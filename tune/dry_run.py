@@ -10,6 +10,7 @@ from tune.ray_session import Node, RaySession
 from tune.space import Space
 from tune.study import SearchStudy
 from tune.summary import resources_of
+from tune.warm_start import WarmStart, take_over
 
 #: Trials that are shown.
 _SAMPLES = 3
@@ -20,7 +21,7 @@ def this_machine() -> RaySession:
     return RaySession((Node(os.cpu_count() or 1, torch.cuda.device_count()),), dashboard=None, folder=Path())
 
 
-def dry_run(space: Space, concurrent: int | None, packs: int, file: object) -> int:
+def dry_run(space: Space, concurrent: int | None, packs: int, file: object, warm: WarmStart) -> int:
     """Print a space as it would be searched; the rest are comments, so that it is a file to be searched.
 
     ``concurrent`` trials fit at a time, None if that is not known before a cluster is joined. The trials are the
@@ -30,6 +31,9 @@ def dry_run(space: Space, concurrent: int | None, packs: int, file: object) -> i
     print(space.to_yaml(), end="")
     print(f"\n# resources: {resources_of(space, concurrent, packs)}")
     study = SearchStudy(space, None, "dry run")
+    take_over(study, warm)
+    if warm.trials:
+        print(f"# warm start from {len(warm.trials)} trials of {space.warm_start}")
     for _ in range(min(_SAMPLES, space.trials)):
         if study.over:
             break

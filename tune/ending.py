@@ -80,7 +80,8 @@ class EndingCallback(NotInSnapshots, tune.Callback):
             self._deadline = time.monotonic() + _PATIENCE
             self._unsaved = running
             if running:
-                self._note("ending: what is running saves first; Ctrl-C ends at once")
+                why = "the time budget is over" if self.timed_out else "ending"
+                self._note(f"{why}: what is running saves first; Ctrl-C ends at once")
         self._unsaved &= running
         if not self._unsaved or time.monotonic() > self._deadline:
             assert self._end_tune is not None

@@ -114,6 +114,20 @@ class SearchFolder:
             self._is_made = True
             self.write_space(space)
 
+    def check_study(self) -> None:
+        """Raise UserError where there are results, but not the study that they belong to: it must not begin anew."""
+        try:
+            if self.journal.stat().st_size:
+                return
+            what = "is empty"
+        except FileNotFoundError:
+            what = "is missing"
+        if left := [name for name in ("trials.csv", "best", "checkpoints") if (self.path / name).exists()]:
+            raise UserError(
+                f"{self.journal}: {what}, though there is {left[0]}; restore it from a copy, or search anew with "
+                f"--space {self.path / 'space.yaml'}."
+            )
+
     def lock(self) -> None:
         """Claim the folder for this process, until it ends. Raises UserError if another search has claimed it.
 

@@ -1,5 +1,6 @@
 """What a search shows while it runs: one live view in a terminal, plain lines elsewhere."""
 
+import math
 import textwrap
 import time
 from collections import Counter
@@ -33,10 +34,18 @@ class _Running:
 class Progress:
     """Counts trainings and epochs, and says what is best so far. Use it as a context manager.
 
-    ``before`` counts those that ended before, by Optuna's states; they do not count for the pace.
+    ``before`` counts those that ended before, by Optuna's states; they do not count for the pace. After ``budget``
+    seconds it ends at the latest.
     """
 
-    def __init__(self, what: str, total: int, console: Console, before: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        console: Console,
+        before: Mapping[str, int] | None = None,
+        budget: float | None = None,
+    ) -> None:
         self._what = what
         #: Trainings that are to be run, as far as is known.
         self.total = total
@@ -48,6 +57,7 @@ class Progress:
         self._ended_epochs = 0
         self._trained = 0
         self._best: tuple[str, ...] = ("none yet",)
+        self._budget = math.inf if budget is None else budget
         self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "Progress":
@@ -93,13 +103,14 @@ class Progress:
         return ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items()) + f" of {self.total}"
 
     def _time_left(self) -> str:
-        finished = self._ended.total()
+        finished, passed = self._ended.total(), time.monotonic() - self._start
+        most = max(self._budget - passed, 0)
         if not finished:
-            return "time left not known yet"
+            return "time left not known yet" if most == math.inf else f"at most {clock(most)} left"
         mean = self._ended_epochs / finished
         waiting = max(self.total - self._before.total() - finished - len(self._running), 0)
         left = waiting * mean + sum(max(mean - training.epoch, 0) for training in self._running.values())
-        return f"about {clock(left * (time.monotonic() - self._start) / max(self._trained, 1))} left"
+        return f"about {clock(min(left * passed / max(self._trained, 1), most))} left"
 
     def _pace(self) -> str:
         minutes = (time.monotonic() - self._start) / 60

@@ -22,7 +22,7 @@ from core.held_out import held_out
 from core.scores import References, references_on
 from core.work_precision import measure_missing
 from tune.command_line import parse, watching
-from tune.conclusion import conclude, is_interrupted, saying_how_to_go_on, write_results
+from tune.conclusion import conclude, saying_how_to_go_on, write_results
 from tune.confirmation import Confirmation
 from tune.dry_run import dry_run, this_machine
 from tune.folder import ResultsError, SearchFolder
@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         check_trials(space)
         if options.dry_run:
-            WarmStart.of(space)  # it says what is wrong with an older search
+            warm = WarmStart.of(space)
             if options.address is not None:
-                return dry_run(space, None, 0, file)
-            return dry_run(*fit_to_machine(space, this_machine()), file)
+                return dry_run(space, None, 0, file, warm)
+            return dry_run(*fit_to_machine(space, this_machine()), file, warm)
         folder = SearchFolder.named_after(options.results, Path(file.name).stem)
         with output.running(), saying_how_to_go_on(folder):
             print_question(space, file)
@@ -85,6 +85,7 @@ def resume(
     """Go on with the search of a folder, with so many trials more; return the exit status."""
     folder = SearchFolder.existing(path)
     space = load_space(path / "space.yaml")
+    folder.check_study()
     folder.lock()
     with folder.writing():
         folder.tidy()
@@ -107,7 +108,7 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
     validation = reference_set(space, "validation")
     test = reference_set(space, "test") if space.confirm else None
     sets = (validation.systems, test.systems if test else None)
-    if folder.is_claimed and not is_interrupted(study := open_study(space, folder)):
+    if folder.is_claimed and not (study := open_study(space, folder)).is_interrupted:
         confirmation = Confirmation(study) if space.confirm else None
         if not (confirmation and confirmation.due()):  # all that is left is to write it down again
             model = write_results(study, folder, validation.systems)
@@ -149,11 +150,13 @@ def search(space: Space, folder: SearchFolder, watched: Watching, output: Output
         with watch(watched, study, folder) as monitoring:
             print_watching(folder, session.dashboard, monitoring.hints)
             driver = Driver(fitted.resources, concurrent, storage, packs, fitted.lanes or 1, [monitoring])
-            with ending.early(), Progress("trial", fitted.trials, console, before) as progress:
+            with ending.early(), Progress(
+                "trial", fitted.trials, console, before, fitted.time_budget
+            ) as progress:
                 driver.run_trials(study, folder, progress, validation)
             model = write_results(study, folder, validation.systems)
             confirmation = None
-            if test and not folder.failure and not is_interrupted(study):
+            if test and not folder.failure and not study.is_interrupted:
                 confirmation = Confirmation(study, driver.repeats_at_once)
                 if confirmation.due():
                     print_candidates(confirmation)

@@ -1,7 +1,7 @@
 """What a search space must keep beyond the form of its entries: every trial that it allows can be run and compared."""
 
 from collections.abc import Iterator, Mapping, Set
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any
 
 from core.config import Config
@@ -295,6 +295,10 @@ def _check_scores(space: "Space", config: Config) -> None:
         constraint = Constraint.parse(text)
         check_score("score of a constraint", constraint.name, config.eval_periods, kepler)
         constraint.check()
+    limits = list(space.ranking.limits.values())
+    for one, other in permutations(limits, 2):
+        if one.name == other.name and (one.sign, other.sign) == ("<=", ">=") and one.limit < other.limit:
+            raise UserError(f"No result can keep both `{one}` and `{other}`; change one of the two.")
 
 
 def corners(space: "Space") -> Iterator[dict[str, Any]]:

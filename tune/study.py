@@ -115,11 +115,22 @@ class SearchStudy:
     @property
     def over(self) -> str | None:
         """Why no further trial is to be started, though the search has not as many as it may have."""
-        if self._proposals.exhausted:
+        if self.exhausted:
             return "every configuration of the space has been tried"
         if self.space.patience is not None and self._in_vain() >= self.space.patience:
             return f"{self.space.patience} trials in a row have brought no better best"
         return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every configuration of the space has been tried."""
+        return self._proposals.exhausted
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether trials are missing that were to be run."""
+        ended = [record.state != "RUNNING" for record in self.records()]
+        return not (self.timed_out or sum(ended) >= self.space.trials or (all(ended) and self.over))
 
     def _start(self, trial: Trial, parameters: dict[str, Any]) -> Proposal:
         seed = self.seed(trial.number, 0)

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,33 +27,34 @@ from tune.warm_start import WarmStart
 def print_question(space: Space, file: object) -> None:
     """Say what is searched, and how."""
     _line("space", file)
-    _line("question", space.question)
+    _words("question", space.question)
     width = max(map(len, space.parameters))
     for index, (key, parameter) in enumerate(space.parameters.items()):
-        _line("" if index else "parameters", f"{key:{width}}  {_domains(parameter)}")
+        _words("" if index else "parameters", f"{key:{width}}  {_domains(parameter)}")
     every = space.example().evaluate_every
     scored = f"after every {every} epochs" if every > 1 else "after every epoch" if every else "at the end"
-    _line("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; early stopping: {space.scheduler.name}")
+    stopping = f"early stopping: {space.scheduler.name}"
+    _words("trials", f"{space.trials} of {space.epochs} epochs, scored {scored}; {stopping}")
     at_random = space.drawn_at_random
     unmodelled = f"; it draws {', '.join(at_random)} at random" if at_random else ""
     cells = number_of_cells(space) if isinstance(space.sampler, Grid) else None
     finite = f"; the space has {cells} configurations" if cells is not None else ""
     name = "none, the first parameters are random" if space.scheduler.name == "pbt" else space.sampler.name
-    _line("sampler", f"{name}, seed {space.seed}{unmodelled}{finite}")
+    _words("sampler", f"{name}, seed {space.seed}{unmodelled}{finite}")
     if space.enqueue:
-        _line("first", f"{len(space.enqueue)} configurations that are known to be good")
+        _words("first", f"{len(space.enqueue)} configurations that are known to be good")
     ends = [f"{clock(space.time_budget)} of time"] if space.time_budget is not None else []
     if space.patience is not None:
         ends.append(f"{space.patience} trials in a row without a better best")
     if ends:
-        _line("ends after", " or ".join(ends))
+        _words("ends after", " or ".join(ends))
     ranking = space.ranking
     highest = "highest" if score(ranking.first).direction == "maximize" else "lowest"
-    _line("best", f"the {highest} {ranking.first} with {ranking}")
+    _words("best", f"the {highest} {ranking.first} with {ranking}")
     if len(space.objectives) > 1:
-        _line("beside it", f"the Pareto front of {', '.join(space.objectives)}")
+        _words("beside it", f"the Pareto front of {', '.join(space.objectives)}")
     if space.confirm:
-        _line("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
+        _words("confirmed", f"the best {space.confirm.top}, trained again with up to {space.confirm.seeds} fresh seeds")
 
 
 def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
@@ -65,7 +67,7 @@ def print_resumed(study: SearchStudy, folder: SearchFolder) -> None:
 
 def print_machine(space: Space, folder: SearchFolder, concurrent: int, packs: int, dropped_gpu: float) -> None:
     """Say what it takes of the machine, and where its results go."""
-    _line("resources", resources_of(space, concurrent, packs, dropped_gpu))
+    _words("resources", resources_of(space, concurrent, packs, dropped_gpu))
     _line("results", folder.path)
 
 
@@ -84,7 +86,7 @@ def print_warm_start(warm: WarmStart, space: Space) -> None:
     """Say what an older search has to say here."""
     if space.warm_start is not None and (warm.trials or warm.left_out):
         left_out = f" ({warm.left_out} have no parameters, or no scores, that count here)" if warm.left_out else ""
-        _line("warm start", f"from {len(warm.trials)} trials of {space.warm_start}{left_out}")
+        _words("warm start", f"from {len(warm.trials)} trials of {space.warm_start}{left_out}")
 
 
 def print_watching(folder: SearchFolder, dashboard: str | None, hints: Mapping[str, str]) -> None:
@@ -154,10 +156,17 @@ def print_model(model: Path | None, report: Path | None, folder: SearchFolder) -
     """Print where the report is, what the folder takes of the disk, and what to do with the best model."""
     if report is not None:
         _line("report", report)
+    elif not folder.failure:
+        _line("report", shlex.join([program("python"), "-m", "tune.report", str(folder.path)]))
     _line("disk", f"{folder.size / 1e6:.1f} MB")
     if model is not None:
         _line("best model", model)
         _line("simulate", simulate_command(model))
+
+
+def say_of_report(text: str) -> None:
+    """Say what the report waits for."""
+    _line("report", text)
 
 
 def simulate_command(model: Path) -> str:
@@ -206,3 +215,13 @@ def _domain(parameter: Parameter, domain: list[object]) -> str:
 
 def _line(label: str, value: object) -> None:
     print(f"{label:11} {value}", flush=True)
+
+
+def _words(label: str, text: object) -> None:
+    """As :func:`_line`, with a terminal's lines broken between words: of commands and paths that would tear them."""
+    lines = [str(text)]
+    if sys.stdout.isatty():
+        room = max(shutil.get_terminal_size().columns - 12, 40)
+        lines = textwrap.wrap(str(text), room, break_long_words=False, break_on_hyphens=False)
+    for index, line in enumerate(lines):
+        _line("" if index else label, line)

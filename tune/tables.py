@@ -18,10 +18,11 @@ _OF_TRIALS = ("steps_per_orbit", "convergence_rate", "failed_orbits")
 #: Scores that models and baselines have in common, with headings that keep a table within 80 columns.
 _IN_COMMON = {
     "rel_dE": "rel_dE",
-    "steps_per_orbit": "steps/orbit",
+    "steps_per_orbit": "steps",
     "work_gain": "work_gain",
     "work_gain_prs23": "over prs23",
-    "oracle_share": "oracle_share",
+    "oracle_share": "of oracle",
+    "failed_orbits": "failed",
 }
 
 

@@ -5,7 +5,7 @@ import torch
 
 from core.checkpoint import load_model, load_state, save_state
 from core.errors import ConfigError
-from core.pack import pack_key
+from core.pack import check_pack, pack_key
 from core.scores import evaluate, references
 from core.trainer import Trainer
 from core.training_pack import TrainingPack
@@ -151,8 +151,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
     assert [event.record.epoch for event in run(pack)] == [1]
 
 
-def test_lbfgs_is_a_pack_of_its_own(tmp_path):
-    settings = {"optimizer": "lbfgs", "lr": 0.1}
+@pytest.mark.parametrize("settings", [{"optimizer": "lbfgs", "lr": 0.1}, {"hidden_dims": (8, 1)}])
+def test_what_trains_alone_is_a_pack_of_its_own(tmp_path, settings):
+    with pytest.raises(ConfigError, match="train it alone"):
+        check_pack([small(**settings), small(**settings)])
     pack = TrainingPack(slots=1)
     pack.attach("a", small(**settings))
     pack.train_until("a", 2)

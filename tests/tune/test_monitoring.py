@@ -214,9 +214,11 @@ def test_standard_output_is_one_json_object(watched: Watched) -> None:
     assert best["scores"]["work_gain"] == float(row["work_gain"])
     assert best["parameters"]["lr"] == float(row["lr"])
     assert (best["seed"], best["epochs"]) == (int(row["seed"]), 60)
-    assert {key: (watched.folder / path).exists() for key, path in result["files"].items()} == dict.fromkeys(
-        ("results", "study", "trials", "best_model", "report"), True
-    )
+    files = {key: path and (watched.folder / path).exists() for key, path in result["files"].items()}
+    # Who interrupts a search does not wait for its report.
+    assert files == {**dict.fromkeys(("results", "study", "trials", "best_model"), True), "report": None}
+    assert result["model"] == json.loads((watched.results / "best/metrics.json").read_text())
+    assert (best["broken_limits"], result["ended_by"]) == ([], "interrupt")
     assert 5 < result["seconds"] < 300
     assert result["failure"] is None
     assert "best: trial" in watched.errors

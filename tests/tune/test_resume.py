@@ -140,6 +140,21 @@ def test_a_second_search_in_the_folder_is_refused(broken: Broken) -> None:
     assert "a search is running in this folder" in line
 
 
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_a_study_that_is_lost_does_not_begin_anew(
+    broken: Broken, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(broken.whole, results)
+    (results / "study.journal").unlink()
+    if damage == "empty":
+        (results / "study.journal").touch()
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    line = refusal_of(["--resume", str(results)], capsys)
+    assert f"study.journal: is {damage}, though there is trials.csv; restore it from a copy" in line
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+
+
 def test_the_folder_is_as_tidy_as_that_of_an_unbroken_search(broken: Broken) -> None:
     def files(folder: Path) -> set[str]:
         found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

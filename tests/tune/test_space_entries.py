@@ -206,6 +206,13 @@ def test_a_shipped_space_is_valid_and_names_the_schema(name: str, validator: jso
     assert space.question.endswith("?")
 
 
+def test_the_space_that_the_readme_shows_is_one(tmp_path: Path) -> None:
+    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```yaml\n")[1:]
+    (shown,) = (block.split("```")[0] for block in blocks if "question:" in block)
+    (tmp_path / "shown.yaml").write_text(shown)
+    assert load_space(tmp_path / "shown.yaml").trials == 16
+
+
 def test_there_is_a_space_for_each_question() -> None:
     assert set(shipped_spaces()) >= {"history", "learning_rate", "network", "loss_band", "three_body", "quick"}
 

@@ -118,6 +118,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no relation": ({"constraints": ["steps_per_orbit < 400"]}, "`constraints` has 'steps_per_orbit < 400', but must"),
     "no number": ({"constraints": ["steps_per_orbit <= e"]}, "but must have a score, `<=` or `>=`, and a number"),
     "unknown score": ({"constraints": ["step_per_orbit <= 4"]}, "`step_per_orbit` is unknown; did you mean `steps_per"),
+    "contradiction": (
+        {"constraints": ["violations <= 0.1", "violations >= 0.5"]},
+        "No result can keep both `violations <= 0.1` and `violations >= 0.5`",
+    ),
     "no such horizon": ({"constraints": ["rel_dE_100 <= 1e-2"]}, "`rel_dE_100` is not scored: `fixed.eval_periods`"),
     "log of nothing": ({"constraints": ["rel_dE <= 0"]}, "limit of `rel_dE <= 0` in `constraints` must be above 0"),
     "a number for a constraint": ({"constraints": [400]}, "`constraints.0` is 400, but must be text"),

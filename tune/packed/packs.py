@@ -26,8 +26,17 @@ def client_share() -> dict[str, float]:
     return {LANE: 1} if has_lanes else {"memory": 1}
 
 
+#: Trials that one pack takes in any case.
+_A_FEW = 4
+
+
 def measured_lanes(config: Config, share: Resources, most: int) -> int:
-    """Return how many trials like ``config`` fill a pack, up to ``most``, measured where a pack could run."""
+    """Return how many trials like ``config`` fill a pack, up to ``most``, measured where a pack could run.
+
+    A few always belong together: to measure that would take longer than it saves.
+    """
+    if most <= _A_FEW:
+        return most
     measure = ray.remote(_saturating_lanes).options(num_cpus=share.cpu, num_gpus=share.gpu)
     lanes: int = ray.get(measure.remote(config.to_dict(), _threads(share), most))
     return lanes

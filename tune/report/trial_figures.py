@@ -52,7 +52,7 @@ def trial_drawings(search: Search) -> list[Drawing]:
         Drawing(
             "timeline",
             "Timeline",
-            "When each trial ran.",
+            "From each trial's start to its end; while the search was interrupted, nothing ran.",
             lambda theme: _timeline(search, theme),
         ),
     ]

@@ -139,7 +139,10 @@ def print_candidates(confirmation: Confirmation) -> None:
     """Say which trials are trained again."""
     numbers = ", ".join(str(record.number) for record in confirmation.candidates)
     several = "s" * (len(confirmation.candidates) != 1)
-    print(f"\nrepeats     of trial{several} {numbers}, up to {confirmation.seeds} fresh seeds each", flush=True)
+    assert confirmation.study.space.confirm is not None
+    fewer = len(confirmation.candidates) < confirmation.study.space.confirm.top
+    others = f"; no other one kept {confirmation.ranking}" if fewer else ""
+    print(f"\nrepeats     of trial{several} {numbers}, up to {confirmation.seeds} fresh seeds each{others}", flush=True)
 
 
 def print_confirmation(confirmation: Confirmation, baselines: Baselines, systems: HeldOut) -> None:

@@ -160,6 +160,20 @@ def test_without_a_terminal_a_long_silence_is_broken(
     )
 
 
+def test_no_time_is_left_beyond_the_budget(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("tune.progress.time.monotonic", lambda: now[0])
+    with Progress("trial", 30, Console(force_terminal=False), budget=200.0) as progress:
+        progress.advanced("0", 0)
+        now[0] = 70.0
+        progress.advanced("0", 10)
+        now[0] = 90.0
+        progress.ended("0", "COMPLETE", 20, "", [])
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.endswith("| at most 2:10 left")
+    assert "| about 1:50 left, " in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

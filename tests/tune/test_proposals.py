@@ -10,6 +10,7 @@ from core.errors import UserError
 from tests.tune.searches import load_study_of, only_results, run_search, trials_table
 from tests.tune.stand_in import run, scores_at
 from tune.duration import seconds
+from tune.search import main
 from tune.space import Space, load_space
 from tune.study import SearchStudy
 from tune.warm_start import WarmStart, take_over
@@ -37,7 +38,7 @@ def test_what_is_known_to_be_good_is_run_first(sampler: str, write_space: Callab
 
 
 def test_a_warm_start_teaches_the_sampler_and_the_pruner_and_is_no_trial(
-    write_space: Callable[..., Path], tmp_path: Path
+    write_space: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = tmp_path / "older"
     older.mkdir()
@@ -54,7 +55,8 @@ def test_a_warm_start_teaches_the_sampler_and_the_pruner_and_is_no_trial(
         values |= {"objective": "steps_per_orbit", "warm_start": str(older), "sampler": {"name": "tpe"}}
         values["parameters"]["lr"]["float"] = [2e-3, 2e-2]
 
-    space = load_space(write_space(change))
+    file = write_space(change)
+    space = load_space(file)
     warm = WarmStart.of(space)
     assert (len(warm.trials), warm.left_out) == (21, 0)
     new = SearchStudy(space, tmp_path / "journal", "test")
@@ -70,7 +72,11 @@ def test_a_warm_start_teaches_the_sampler_and_the_pruner_and_is_no_trial(
         if record.state == "PRUNED":
             assert trial.intermediate_values == {record.epochs: record.scores["steps_per_orbit"]}
     assert any("completed_rung_0" in trial.system_attrs for trial in load_study_of(tmp_path / "journal").trials)
-    assert new.ask().number == 21
+    first_own = new.ask()
+    assert first_own.number == 21
+    assert main(["--space", str(file), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"# warm start from 21 trials of {older}\n# trial 21, seed {first_own.config.seed}: " in shown
     first = [one["lr"] for one in run(new, 8)]  # ten random trials would come first, had it not been taught
     assert max(first) / min(first) < 10
 

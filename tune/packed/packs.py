@@ -18,16 +18,14 @@ from tune.trainable import SETTINGS
 
 #: What a client takes: a unit of a resource that means nothing, or on a cluster without it a byte.
 LANE = "lane"
+#: Trials that one pack takes in any case.
+_A_FEW = 4
 
 
 def client_share() -> dict[str, float]:
     """Return what a client asks of the Ray that is running."""
     has_lanes = LANE in ray.cluster_resources()  # type: ignore[no-untyped-call]
     return {LANE: 1} if has_lanes else {"memory": 1}
-
-
-#: Trials that one pack takes in any case.
-_A_FEW = 4
 
 
 def measured_lanes(config: Config, share: Resources, most: int) -> int:

@@ -1,4 +1,4 @@
-"""Two cores run two tests: one thread for each, and for the programs that they start."""
+"""One thread for each test, and for the programs that it starts: they share two cores."""
 
 import os
 import signal

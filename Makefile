@@ -24,9 +24,9 @@ PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check
 search: $(READY)
 	$(VENV_PYTHON) -m tune.search --space $(SPACE)
 
-# Three processes: who runs searches waits for much of the time. How the tests are dealt out: tests/conftest.py.
+# Two processes; how the tests are dealt out: tests/conftest.py.
 test: $(READY)
-	$(VENV_PYTHON) -m pytest -n 3 $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest -n 2 $(PYTEST_ARGS)
 
 setup: $(READY)
 

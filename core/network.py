@@ -23,6 +23,8 @@ _BLOCK = 8
 _VALUES = 32
 #: Below so many multiplications a lane, torch takes another routine for a product, which rounds differently.
 _SMALLEST_PRODUCT = 400
+#: Over more rows than these a product of float32 is summed in parts whose size depends on how many rows there are.
+_MOST_ROWS = 128
 #: The network's two outputs; the first is the step.
 OUTPUTS = 2
 _ALL = slice(None)
@@ -229,10 +231,15 @@ def _product(left: Tensor, right: Tensor, into: Tensor) -> None:
     Into a view with gaps torch multiplies lane by lane. It is left to do so where lanes would otherwise stand
     unaligned, which changes the rounding.
     """
-    if into.is_contiguous() or into[0].numel() % _ALIGNMENT:
-        torch.bmm(left.mT, right, out=into)
-    else:
-        into.copy_(torch.bmm(left.mT, right))
+    whole = into.is_contiguous() or into[0].numel() % _ALIGNMENT
+    target = into if whole else torch.empty(into.shape, dtype=into.dtype, device=into.device)
+    size = _MOST_ROWS if left.dtype == torch.float32 else left.shape[1]
+    (first, second), *others = zip(torch.split(left, size, 1), torch.split(right, size, 1), strict=True)
+    torch.bmm(first.mT, second, out=target)
+    for first, second in others:
+        target.baddbmm_(first.mT, second)
+    if not whole:
+        into.copy_(target)
 
 
 def _multiple(count: int, of: int) -> int:

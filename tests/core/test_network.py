@@ -134,6 +134,21 @@ def test_row_does_not_depend_on_the_number_of_rows():
         assert torch.equal(few[:, :rows], many[:, :rows])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_does_not_depend_on_rows_of_zeros_behind_it(dtype):
+    """A lane whose minibatch is not full yet gets as many rows as the fullest one."""
+    network = FullyConnectedNN([11, 11], (64, 64), "tanh", dtype, torch.device("cpu"))
+    for lane in range(2):
+        network.initialize(lane, torch.Generator().manual_seed(lane), output_bias=-2.0)
+    inputs, slope = inputs_of([11, 11], 512), torch.randn(2, 512, 2, generator=torch.Generator().manual_seed(1))
+    for rows in (8, 40, 128, 136, 160, 224, 264, 304, 400, 504):
+        few, many = slope[:, :rows].to(dtype), slope.to(dtype)
+        many[:, rows:] = 0
+        alone = gradients_of(network, network.embed(inputs[:, :rows]), few)
+        padded = gradients_of(network, network.embed(inputs), many)
+        assert torch.equal(alone, padded), rows
+
+
 def test_initial_weights_are_drawn_at_the_lanes_own_width():
     """As torch.nn.Linear does: uniform within 1 / sqrt(fan_in); the output layer ten times smaller, around its bias."""
     network = network_of([16, 64], hidden=(400,))

@@ -41,6 +41,7 @@ _MANY = 8
 def check_space(space: "Space") -> None:
     """Raise UserError, without the file, for the first thing that is wrong."""
     _check_keys(space)
+    check_trials(space)
     _check_conditions(space)
     check_rules(space.forbid, space.parameters)
     _check_corners(space)
@@ -216,7 +217,12 @@ def _check_population(space: "Space", scheduler: PopulationBased, config: Config
 
 
 def check_trials(space: "Space") -> None:
-    """Raise UserError for a number of trials, of the space or of the command line, that its scheduler cannot use."""
+    """Raise UserError for too few trials, of the space or of the command line."""
+    if len(space.enqueue) > space.trials:
+        raise UserError(
+            f"The value of `trials` is {space.trials}, but must be at least {len(space.enqueue)}, the number of "
+            "configurations in `enqueue`; raise it, or take some of them out."
+        )
     if space.trials < 2 and isinstance(space.scheduler, PopulationBased):
         raise UserError(
             f"The value of `trials` is {space.trials}, but must be at least 2 with `scheduler: pbt`, whose trials take "
@@ -239,7 +245,6 @@ def _check_hyperband(scheduler: Hyperband, config: Config) -> None:
 
 def _check_stopping(space: "Space", config: Config) -> None:
     scheduler = space.scheduler
-    check_trials(space)
     if isinstance(scheduler, Hyperband):
         _check_hyperband(scheduler, config)
     first = scheduler.first_stop()

@@ -120,6 +120,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no duration": ({"time_budget": "2 weeks"}, "In `time_budget`: it is 2 weeks, but must be seconds"),
     "no time": ({"time_budget": 0}, "In `time_budget`: it is 0, but must be seconds"),
     "no patience": ({"patience": 0}, "`patience` is 0, but must be"),
+    "too many": ({"enqueue": GOOD, "trials": 1}, "`trials` is 1, but must be at least 3, the number of configurations"),
     "an unknown key": ({"enqueue": [{"l": 1e-3}]}, "Number 1 of `enqueue` has `l`, which is no parameter of this"),
     "empty": ({"enqueue": [{}, {"lr": 1}]}, "Number 1 of `enqueue` names no parameter"),
     "outside": ({"enqueue": [{"lr": 1}]}, r"has 1 for `lr`, but must have a value of \[0.001, 0.01\]"),

@@ -49,6 +49,14 @@ def test_any_entry_can_be_set_and_is_checked_as_the_file_is(write_space: Callabl
     assert load_space(file).trials == 6
 
 
+def test_what_is_searched_can_be_fixed_and_what_is_fixed_can_be_searched(write_space: Callable[..., Path]) -> None:
+    space = load_space(write_space(), ["fixed.lr=2e-3", "parameters.dropout.float=[0, 0.2]"])
+    assert space.fixed["lr"] == 2e-3
+    assert set(space.parameters) == {"energy_threshold", "history_len", "feature_type", "dropout"}
+    assert "dropout" not in space.fixed
+    assert space.parameters["dropout"].domain == [0, 0.2]
+
+
 def test_keys_that_yaml_reads_as_numbers_can_be_set() -> None:
     values = {"when": {"history_len": {0: [1, 2], 1: [3, 4]}}}
     assert override(values, ["when.history_len.1=[5, 6]"])["when"]["history_len"] == {0: [1, 2], 1: [5, 6]}
@@ -70,7 +78,8 @@ def test_keys_that_yaml_reads_as_numbers_can_be_set() -> None:
         (["trials=!!python/object:os.system 3"], "not valid YAML"),
         (["trials=0"], "--set trials=0: The value of `trials` is 0, but must be greater than or equal to 1"),
         (["fixed.epohcs=3"], "--set fixed.epohcs=3: The key `fixed.epohcs` is unknown; did you mean `epochs`"),
-        (["fixed.lr=1e-3"], "--set fixed.lr=1e-3: The key `lr` is both under `parameters` and under `fixed`"),
+        (["fixed.lr=1e-3", "parameters.lr.float=[1e-4, 1e-3]"], "gives `parameters.lr.float` twice, fixed.lr=1e-3 and"),
+        (["objective=rel_dE", "objectives=[work_gain]"], "gives `objectives` twice, objective=rel_dE and"),
         (["sampler=tpee"], r"`sampler.name` is tpee, but must be one of"),
         (["seed=1", "parameters.lr.float=[3]"], r"--set seed=1 --set parameters.lr.float=\[3\]: In `parameters.lr`"),
     ],

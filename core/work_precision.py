@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -110,14 +111,18 @@ class Curve:
         The running minimum of the measured error makes the curve monotonic; it is read log-log,
         and beyond an end it is that end.
         """
+        logs = np.log(np.maximum(error, 1e-300))
+        return np.exp([np.interp(at, *points) for at, points in zip(logs, self._monotonic, strict=True)])
+
+    @cached_property
+    def _monotonic(self) -> list[tuple[Array, Array]]:
+        """For each orbit, logarithms of the error and of the cost, by increasing error."""
         best = np.minimum.accumulate(np.maximum(self.error, 1e-300), axis=1)
-        needed = np.empty(len(error))
-        for orbit, target in enumerate(error):
-            # np.interp wants increasing abscissae: from fine to coarse; equal errors keep the cheapest.
-            errors, costs = np.log(best[orbit, ::-1]), np.log(self.evaluations[orbit, ::-1])
-            keep = np.append(np.diff(errors) > 0, True)
-            needed[orbit] = np.interp(np.log(max(target, 1e-300)), errors[keep], costs[keep])
-        return np.exp(needed)
+        points = []
+        for errors, costs in zip(np.log(best[:, ::-1]), np.log(self.evaluations[:, ::-1]), strict=True):
+            keep = np.append(np.diff(errors) > 0, True)  # of equal errors the cheapest
+            points.append((errors[keep], costs[keep]))
+        return points
 
     def at_median_error(self, error: float) -> tuple[Array, Array]:
         """Cost and error (M,) with the one constant for all orbits whose median error is ``error``, log-log."""

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,13 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
 def test_a_search_uses_all_nodes_and_goes_on_there_after_an_interruption(
     two_nodes: Joined, tmp_path: Path, write_space: Callable[..., Path]
 ) -> None:
-    space = write_space(lambda values: values["fixed"].update(epochs=12))
+    """In packs; test_faults.py kills a node under trials that have a process each."""
+
+    def in_packs(values: dict[str, Any]) -> None:
+        values["fixed"] |= {"epochs": 12}
+        values |= {"trainer": "packed", "lanes": 2, "max_concurrent": 4}
+
+    space = write_space(in_packs)
     storage = f"file://{tmp_path}/shared"
     place = ("--address", two_nodes.cluster.address, "--storage", storage)
     search = start_search("--space", space, *place, folder=tmp_path, **two_nodes.home)
@@ -57,7 +64,7 @@ def test_a_search_uses_all_nodes_and_goes_on_there_after_an_interruption(
     assert len(trials_table(tmp_path)) == 6
     assert (results / "best" / "model.pt").exists()
     assert not list((tmp_path / "shared").iterdir())
-    assert two_nodes.cluster.nodes_with("TimeStepTraining") == {0, 1}
+    assert two_nodes.cluster.nodes_with("PackActor") == {0, 1}
 
 
 def test_what_cannot_run_on_a_cluster_is_refused_before_anything_is_made(

@@ -217,7 +217,7 @@ CLIENTS = "ray::Clients"
 def packed(values: dict[str, Any]) -> None:
     values["parameters"] |= {"step_rule": {"choice": ["direct", "reversible"]}, "dropout": {"choice": [0.0, 0.1]}}
     del values["fixed"]["dropout"]
-    values["fixed"] |= {"hidden_dims": [32], "num_orbits": 8, "epochs": 40, "evaluate_every": 10}
+    values["fixed"] |= {"hidden_dims": [32], "num_orbits": 8, "epochs": 24, "evaluate_every": 6}
     values |= {"trials": 7, "scheduler": "none", "trainer": "packed", "lanes": 2, "max_concurrent": 4}
 
 
@@ -259,13 +259,13 @@ def test_32_packed_trials_score_what_they_score_alone(write_space: Callable[...,
     """The same search with a process for each trial, some of which ASHA stops, and in packs, one of which dies."""
 
     def thirty_two(values: dict[str, Any], **changes: Any) -> None:
-        values["fixed"] |= {"num_orbits": 4, "epochs": 12, "evaluate_every": 4}
+        values["fixed"] |= {"num_orbits": 4, "epochs": 6, "evaluate_every": 2}
         values["parameters"] |= {"feature_type": {"choice": ["basic", "rich"]}, "history_len": {"choice": [0, 2]}}
         values |= {"trials": 32, "sampler": {"name": "random"}, "seed": 3, **changes}
 
     curves = []
     for name, changes in {
-        "solo": {"scheduler": {"name": "asha", "min_resource": 4}},
+        "solo": {"scheduler": {"name": "asha", "min_resource": 2}},
         "packs": {"scheduler": "none", "trainer": "packed", "max_concurrent": 32},
     }.items():
         space, folder = write_space(functools.partial(thirty_two, **changes)), tmp_path / name

@@ -34,9 +34,9 @@ from tune.study import SearchStudy
 
 def several_at_a_time(values: dict[str, Any]) -> None:
     """Trials that are stopped early and a confirmation, one training after the other."""
-    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 80, "evaluate_every": 20}
+    values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 40, "evaluate_every": 10}
     values |= {"trials": 4, "seed": 2, "max_concurrent": 1, "max_rel_dE": 1.0, "confirm": {"top": 1, "seeds": 3}}
-    values["scheduler"] = {"name": "asha", "min_resource": 40, "reduction_factor": 2}
+    values["scheduler"] = {"name": "asha", "min_resource": 20, "reduction_factor": 2}
 
 
 def run_module(name: str, *arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
@@ -93,9 +93,11 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
 
     # It goes on; another one is refused meanwhile; SLURM says that the time is over, in the confirmation.
     search = start_search("--resume", results.relative_to(folder), "--no-dashboard", folder=folder)
+    wait_for_file(search, folder, "results/*/study.journal.torn-1")
+    second = start_search("--resume", results, "--no-dashboard", folder=folder)
     wait_for_file(search, folder, "results/*/confirmation.json")
-    refused = run_search("--resume", results, "--no-dashboard", folder=folder)
     search.send_signal(signal.SIGUSR1)
+    refused = finish(second)
     ended = finish(search)
 
     # It goes on as it says that it does.

@@ -138,7 +138,7 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
         legend(left, loc="upper right")
     if best in dots:
         cost, error, gain = dots[best]
-        figure.draw_without_rendering()  # it puts everything in its place
+        figure.get_layout_engine().execute(figure)  # everything is where it will be
         label_point(left, cost, error, f"trial {best}", theme.model)
         label_point(right, error, gain, f"trial {best}", theme.model)
     return figure

@@ -185,5 +185,5 @@ def _inked(axes: Axes) -> np.ndarray:
 def png(figure: Figure) -> bytes:
     """Return a figure as a PNG, the same bytes each time."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    figure.canvas.print_png(buffer, metadata={"Software": None})  # savefig draws twice
     return buffer.getvalue()

@@ -26,10 +26,10 @@ FOUR = "train --n-steps 5 --num-particles 4 --save-name test"
 
 
 def test_four_bodies_are_trained_and_simulated(tmp_path):
-    report = runner(tmp_path, f"{FOUR} --epochs 10")
-    assert report["epochs"] == 10
-    assert report["last_checkpoint"] == "data/test/model/model_epoch_0009.pt"
-    simulate = "simulate --integrator-mode ml --model-path data/test/model/model_epoch_0009.pt --num-particles 4"
+    report = runner(tmp_path, f"{FOUR} --epochs 4")
+    assert report["epochs"] == 4
+    assert report["last_checkpoint"] == "data/test/model/model_epoch_0003.pt"
+    simulate = "simulate --integrator-mode ml --model-path data/test/model/model_epoch_0003.pt --num-particles 4"
     report = runner(tmp_path, f"{simulate} --steps 100")
     assert report["integrator_mode"] == "ml"
     assert report["until"] == {"steps": 100}
@@ -46,8 +46,8 @@ def test_four_bodies_with_a_history(tmp_path):
 
 
 def test_eight_orbits(tmp_path):
-    report = runner(tmp_path, "train --epochs 10 --num-orbits 8")
-    assert (report["epochs"], report["stopped_by"]) == (10, "epochs")
+    report = runner(tmp_path, "train --epochs 5 --num-orbits 8")
+    assert (report["epochs"], report["stopped_by"]) == (5, "epochs")
     assert load_model(tmp_path / report["last_checkpoint"]).content["extra"]["train_ic"]["mass"].shape == (8, 2)
 
 

@@ -24,7 +24,7 @@ def population(values: dict[str, Any]) -> None:
     }
     values["scheduler"] = {"name": "pbt", "perturbation_interval": 2}
     values["fixed"] = {key: one for key, one in values["fixed"].items() if key != "replay_batch_size"}
-    values["fixed"] |= {"epochs": 8, "evaluate_every": 1}
+    values["fixed"] |= {"epochs": 6, "evaluate_every": 1}
     del values["sampler"]
 
 
@@ -84,13 +84,13 @@ def test_a_population_is_trained(write_space: Callable[..., Path], tmp_path: Pat
     changed = [trial for trial in trials if "schedule" in trial.user_attrs]
     assert changed
     for trial, row in zip(trials, rows, strict=True):
-        assert list(trial.intermediate_values)[-1] == 8
+        assert list(trial.intermediate_values)[-1] == 6
         assert trial.user_attrs["parameters"]["lr"] == float(row["lr"])
     for trial in changed:
         first, *steps = trial.user_attrs["schedule"]
         assert first["parameters"]["lr"] == trial.params["lr"]
         assert steps[-1]["parameters"] == trial.user_attrs["parameters"]
-        assert all(step["epoch"] in (2, 4, 6) and step["from"] != trial.number for step in steps)
+        assert all(step["epoch"] in (2, 4) and step["from"] != trial.number for step in steps)
 
 
 def put(**entries: Any) -> Callable[[dict[str, Any]], None]:
@@ -117,7 +117,7 @@ BAD = {
     "one trial": (put(trials=1), "`trials` is 1, but must be at least 2 with `scheduler: pbt`"),
     "an interval as long as a trial": (
         put(scheduler={"name": "pbt", "perturbation_interval": 100}),
-        r"is 100, but it must be below epochs \(8\), or no trial ever takes over another's training",
+        r"is 100, but it must be below epochs \(6\), or no trial ever takes over another's training",
     ),
     "no interval": (put(scheduler="pbt"), "`scheduler.perturbation_interval` is missing"),
 }

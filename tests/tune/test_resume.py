@@ -180,9 +180,10 @@ def test_a_finished_search_is_only_written_down_again(broken: Broken) -> None:
 
 def test_a_trial_and_a_repeat_are_repeated_bit_for_bit(broken: Broken) -> None:
     rows = {row["state"]: row for row in trials_table(broken.folder)}
+    (confirmed,) = json.loads((broken.results / "confirmation.json").read_text())["candidates"]
     for arguments, count in (
         ((rows["PRUNED"]["number"],), "2 values of its curve"),
-        ((rows["COMPLETE"]["number"], "--repeat", 2), "identical"),
+        ((confirmed["trial"], "--repeat", 2), "identical"),
     ):
         run = run_module("tune.rerun", broken.results, "--trial", *arguments, folder=broken.folder)
         assert run.returncode == 0, run.stdout + run.stderr

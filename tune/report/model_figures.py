@@ -138,7 +138,9 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
         legend(left, loc="upper right")
     if best in dots:
         cost, error, gain = dots[best]
-        figure.get_layout_engine().execute(figure)  # everything is where it will be
+        layout = figure.get_layout_engine()
+        assert layout is not None
+        layout.execute(figure)  # everything is where it will be
         label_point(left, cost, error, f"trial {best}", theme.model)
         label_point(right, error, gain, f"trial {best}", theme.model)
     return figure

@@ -39,11 +39,14 @@ def trials_table(best: Sequence[TrialRecord], ranking: Ranking) -> str:
 
 
 def beside_baselines(name: str, scores: Scores, baselines: Baselines, systems: HeldOut) -> str:
-    """A model and the baselines at its median energy error, a table for each horizon."""
+    """A model and the baselines at its median energy error, a table for each horizon.
+
+    A baseline is in those of the horizons that it has been measured over.
+    """
     tables, missed = [], False
     for horizon, suffix in suffixes(systems.periods).items():
         lines = [["", *_IN_COMMON.values()]]
-        for row, of_row in ((name, scores), *baselines.items()):
+        for row, of_row in ((name, scores), *_measured(baselines, suffix)):
             name_shown = row if at_error(of_row, scores[f"rel_dE{suffix}"], suffix) else f"{row} *"
             missed = missed or name_shown != row
             lines.append([name_shown, *(_format(of_row.get(key + suffix), key) for key in _IN_COMMON)])
@@ -76,10 +79,14 @@ def test_table(confirmation: Confirmation, baselines: Baselines, systems: HeldOu
         for record in confirmation.order():
             summary = confirmation.summary(record.number, "test")
             lines.append([f"trial {record.number}", *(_spread(summary, key + suffix) for key in keys)])
-        for name, scores in baselines.items():
+        for name, scores in _measured(baselines, suffix):
             lines.append([name, *(_format(scores.get(key + suffix), key) for key in keys)])
         tables.append(f"{systems.name} set, {systems.span(horizon)}:\n{_layout(lines)}")
     return "\n\n".join(tables)
+
+
+def _measured(baselines: Baselines, suffix: str) -> list[tuple[str, Scores]]:
+    return [(name, scores) for name, scores in baselines.items() if f"rel_dE{suffix}" in scores]
 
 
 def _spread(summary: Mapping[str, Mapping[str, Any]], key: str) -> str:

@@ -11,7 +11,6 @@ from rich.console import Console
 
 from core.errors import UserError
 from tests.terminal import Terminal
-from tests.tune.searches import ONE_WORKER, only_results, run_search
 from tune.command_line import parse
 from tune.output import Output
 from tune.progress import Progress
@@ -97,18 +96,6 @@ def test_a_search_in_a_terminal_shows_its_best_while_it_runs(write_space: Callab
 def longer(values: dict[str, Any]) -> None:
     values["fixed"] |= {"epochs": 12, "num_orbits": 8}
     values |= {"trials": 3, "scheduler": "none"}
-
-
-def test_quiet_prints_the_result_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    run = run_search(
-        *("--space", write_space(), "--trials", 2, "--quiet", *ONE_WORKER, "--no-dashboard"), folder=tmp_path
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    lines = run.stdout.strip().splitlines()
-    assert lines[0].startswith("2 trials: ")
-    assert lines[-1].startswith("simulate ")
-    assert str(only_results(tmp_path).name) in run.stdout
-    assert not any(line.startswith(("[", "space", "question")) for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_32_packed_trials_score_what_they_score_alone(write_space: Callable[...,
         values["fixed"] |= {"num_orbits": 4, "epochs": 6, "evaluate_every": 2}
         values["parameters"] |= {"feature_type": {"choice": ["basic", "rich"]}, "history_len": {"choice": [0, 2]}}
         values |= {"trials": 32, "sampler": {"name": "random"}, "seed": 3}
-        values |= {"scheduler": "none", "trainer": "packed", "max_concurrent": 32}
+        values |= {"scheduler": "none", "trainer": "packed", "lanes": 16, "max_concurrent": 32}
 
     search = start_search("--space", write_space(thirty_two), "--no-dashboard", folder=tmp_path)
     wait_for_file(search, tmp_path, "results/*/checkpoints/*/state.pt")

@@ -121,7 +121,7 @@ def test_classical_criteria_at_moderate_eccentricity(steps, fixed, dynamical):
     ],
 )
 def test_cost_of_an_error_of_a_thousandth(name, make, low, high, periods, evaluations):
-    """e = 0.9, a = 1, unit masses, 10 periods: force evaluations an orbit, each constant tuned to max |dE/E| = 1e-3."""
+    """e = 0.9, a = 1, unit masses: force evaluations an orbit, each constant tuned to max |dE/E| = 1e-3."""
     error, cost = measured(make, low, high, 0.9, periods, 4)
     assert error.min() < 1e-3 < error.max(), name
     order = np.argsort(error)

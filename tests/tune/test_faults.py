@@ -140,6 +140,7 @@ def test_a_node_that_dies_takes_no_trial_with_it(write_space: Callable[..., Path
         )
         for number in range(2):  # both train
             wait_for_file(search, tmp_path, f"results/*/checkpoints/{number:05d}/state.pt")
+        assert cluster.nodes_with("TimeStepTraining") == {0, 1}
         cluster.kill_node(1)
         run = finish(search)
     assert run.returncode == 0, run.stdout + run.stderr

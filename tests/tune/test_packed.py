@@ -1,6 +1,7 @@
 """Packed trials: each gives what it gives alone, whatever happens to the process that it shares with others."""
 
 import asyncio
+import functools
 import os
 import signal
 import time
@@ -255,27 +256,33 @@ def test_a_packed_search_survives_what_a_solo_one_does(write_space: Callable[...
 
 
 def test_32_packed_trials_score_what_they_score_alone(write_space: Callable[..., Path], tmp_path: Path) -> None:
-    """In packs, one of which dies, and each in a trainer of its own, as a solo trial has it: at every evaluation."""
+    """The same search with a process for each trial, some of which ASHA stops, and in packs, one of which dies."""
 
-    def thirty_two(values: dict[str, Any]) -> None:
+    def thirty_two(values: dict[str, Any], **changes: Any) -> None:
         values["fixed"] |= {"num_orbits": 4, "epochs": 6, "evaluate_every": 2}
         values["parameters"] |= {"feature_type": {"choice": ["basic", "rich"]}, "history_len": {"choice": [0, 2]}}
-        values |= {"trials": 32, "sampler": {"name": "random"}, "seed": 3}
-        values |= {"scheduler": "none", "trainer": "packed", "lanes": 16, "max_concurrent": 32}
+        values |= {"trials": 32, "sampler": {"name": "random"}, "seed": 3, **changes}
 
-    search = start_search("--space", write_space(thirty_two), "--no-dashboard", folder=tmp_path)
-    wait_for_file(search, tmp_path, "results/*/checkpoints/*/state.pt")
-    os.kill(workers(search, "PackActor")[0], signal.SIGKILL)
-    run = finish(search)
-    assert run.returncode == 0, run.stdout + run.stderr
-    space = load_space(only_results(tmp_path) / "space.yaml")
-    trials, value = load_study(only_results(tmp_path)).trials, Ranking(("work_gain",), 5e-3).value
-    assert len(trials) == 32
-    for trial in trials:
-        config = space.config(trial.user_attrs["parameters"], trial.user_attrs["seed"])
-        expected = {report[EPOCH]: value(report[SCORES]) for report in alone(config, references(config))}
-        assert list(expected) == [2, 4, 6]
-        assert trial.intermediate_values == expected
+    curves = []
+    for name, changes in {
+        "solo": {"scheduler": {"name": "asha", "min_resource": 2}},
+        "packs": {"scheduler": "none", "trainer": "packed", "lanes": 16, "max_concurrent": 32},
+    }.items():
+        space, folder = write_space(functools.partial(thirty_two, **changes)), tmp_path / name
+        folder.mkdir()
+        search = start_search("--space", space, "--no-dashboard", folder=folder)
+        if name == "packs":
+            wait_for_file(search, folder, "results/*/checkpoints/*/state.pt")
+            os.kill(workers(search, "PackActor")[0], signal.SIGKILL)
+        run = finish(search)
+        assert run.returncode == 0, run.stdout + run.stderr
+        curves.append([trial.intermediate_values for trial in load_study(only_results(folder)).trials])
+    solo, packs = curves
+    assert len(solo) == len(packs) == 32
+    assert {len(curve) for curve in packs} == {3}
+    assert min(len(curve) for curve in solo) < 3  # ASHA has stopped some
+    for one, other in zip(solo, packs, strict=True):
+        assert one == {epoch: other[epoch] for epoch in one}
 
 
 def test_trials_that_fit_into_one_pack_share_an_actor_but_not_with_too_many() -> None:

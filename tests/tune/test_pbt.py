@@ -76,9 +76,13 @@ def test_a_trial_among_the_worst_takes_over_one_of_the_best(space: Space, tmp_pa
 
 def test_a_population_is_trained(write_space: Callable[..., Path], tmp_path: Path) -> None:
     """All members advance in turn on two cores, and every one stays one trial to its end."""
-    search = run_search("--space", write_space(population), "--no-dashboard", folder=tmp_path)
+    search = run_search("--space", write_space(population), "--no-dashboard", "--quiet", folder=tmp_path)
     assert search.returncode == 0, search.stdout + search.stderr
     assert search.stderr == ""
+    lines = search.stdout.strip().splitlines()  # the result alone
+    assert lines[0].startswith("6 trials: ")
+    assert lines[-1].startswith("simulate ")
+    assert not any(line.startswith(("[", "space", "question")) for line in lines)
     rows, trials = trials_table(tmp_path), load_study(only_results(tmp_path)).trials
     assert [row["state"] for row in rows] == [trial.state.name for trial in trials] == ["COMPLETE"] * 6
     changed = [trial for trial in trials if "schedule" in trial.user_attrs]

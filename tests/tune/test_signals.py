@@ -76,6 +76,7 @@ def test_the_second_signal_ends_a_search_without_a_report_and_it_goes_on(
     again.send_signal(signal.SIGINT)
     run = finish(again)
     assert (run.returncode, run.stderr) == (130, "\ntune.search: interrupted.\n"), run.stdout + run.stderr
+    assert not workers(again, "gcs_server")
     said = run.stdout.splitlines()[-1]
     assert said.startswith("The search was interrupted; it goes on with:")
     assert said.endswith(f" -m tune.search --resume {results}")

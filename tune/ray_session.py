@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,17 +193,38 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
     make_token()
     guard_token()
     os.environ["TMPDIR"] = str(folder)  # in the workers, too
-    return ray.init(
-        address="local",
-        include_dashboard=dashboard,
-        dashboard_host="127.0.0.1",
-        logging_level=logging.INFO if verbose else logging.CRITICAL,
-        log_to_driver=verbose,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        resources={"lane": _LANES},
-        _temp_dir=str(folder / "r"),  # Ray opens its folder to everyone: it stays inside ours, which is private
-        _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
-    )
+    with _few_servers(dashboard, verbose):
+        return ray.init(
+            address="local",
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.INFO if verbose else logging.CRITICAL,
+            log_to_driver=verbose,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            resources={"lane": _LANES},
+            _temp_dir=str(folder / "r"),  # Ray opens its folder to everyone: it stays inside ours, which is private
+            _system_config={"enable_metrics_collection": metrics, **(_METRICS if metrics else {})},
+        )
+
+
+@contextmanager
+def _few_servers(dashboard: bool, verbose: bool) -> Iterator[None]:
+    """Leave out Ray's servers that have nothing to do here: each takes one or two seconds of a core to start.
+
+    They are the one that would scale a cluster, the one that copies what workers print to the driver, and the
+    dashboard's, which Ray starts without a dashboard, too.
+    """
+    import ray._private.parameter as parameter
+    import ray._private.services as services
+
+    before = parameter.RayParams, services.start_api_server
+    parameter.RayParams = partial(before[0], no_monitor=True, include_log_monitor=verbose)  # type: ignore[assignment,misc,arg-type]
+    if not dashboard:
+        services.start_api_server = lambda *_, **__: (None, None)
+    try:
+        yield
+    finally:
+        parameter.RayParams, services.start_api_server = before  # type: ignore[misc]
 
 
 @contextmanager

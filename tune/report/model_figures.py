@@ -13,7 +13,18 @@ from core.portrait import Portrait
 from core.work_precision import BASELINES
 from tune.folder import MODEL_FILE, SHOWN
 from tune.report.data import ERRORS, NotDrawn, Search
-from tune.report.theme import Theme, baseline_style, canvas, dress, label_ends, label_point, legend, log_axis, note
+from tune.report.theme import (
+    Theme,
+    baseline_style,
+    canvas,
+    dress,
+    label_ends,
+    label_point,
+    legend,
+    log_axis,
+    note,
+    settle,
+)
 
 #: Beyond so many periods a plot of the error shows the largest of each period.
 _PERIODS_IN_FULL = 20
@@ -138,9 +149,7 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
         legend(left, loc="upper right")
     if best in dots:
         cost, error, gain = dots[best]
-        layout = figure.get_layout_engine()
-        assert layout is not None
-        layout.execute(figure)  # everything is where it will be
+        settle(figure)
         label_point(left, cost, error, f"trial {best}", theme.model)
         label_point(right, error, gain, f"trial {best}", theme.model)
     return figure

@@ -31,10 +31,10 @@ def write_report(folder: Path, progress: Say | None = None) -> Path:
 def _picture(drawing: Drawing) -> Picture:
     """Draw a figure in both themes, or keep the reason why it cannot be."""
     try:
-        light, dark = (png(drawing.draw(theme)) for theme in (LIGHT, DARK))
+        light, dark = (drawing.draw(theme) for theme in (LIGHT, DARK))
     except NotDrawn as reason:
         return Picture(drawing.title, drawing.caption, reason=str(reason))
-    return Picture(drawing.title, drawing.caption, light, dark)
+    return Picture(drawing.title, drawing.caption, png(light), png(dark, arranged_as=light))
 
 
 def _write(target: Path, text: str, pictures: dict[str, Picture]) -> Path:

@@ -14,7 +14,7 @@ from core.config import Config
 from core.errors import ConfigError
 from core.features import COLUMNS, InputScales, pair_units
 from core.forces import Forces, State, relative_energy_scale
-from core.input_rows import InputRows
+from core.input_rows import Chosen, InputRows
 from core.lane import Lane
 from core.leapfrog import Block, leapfrog
 from core.orbits import Orbits, check_fits_memory, draw
@@ -28,12 +28,16 @@ _PILOT_PERIODS = 3
 
 
 class Picked(NamedTuple):
-    """Orbits of some lanes: their samples as they stand, the step before (n, B), the rows of their inputs (n, B, F)."""
+    """Orbits of some lanes: their samples as they stand, the step before (n, B), the rows of their inputs (n, B, F).
+
+    ``chosen`` is how rows are added to these.
+    """
 
     where: slice | Tensor
     samples: Samples
     previous: Tensor
     rows: Tensor
+    chosen: Chosen
 
 
 class Collection:
@@ -99,7 +103,7 @@ class Collection:
         """Take each lane's input scales, and begin the rows of inputs unless there are any already."""
         self._rows = InputRows(self.configs, scales)
         if self._inputs is None:
-            self._inputs = self._rows.begun(slice(None), self.state)
+            self._inputs = self._rows.begun(self._rows.choose(slice(None)), self.state)
 
     def start(self, lane: int, orbits: Sequence[int], generator: torch.Generator) -> None:
         """Put fresh initial conditions into ``orbits`` of ``lane``."""
@@ -159,7 +163,7 @@ class Collection:
         """Make the rows of a lane's inputs anew: a window, and what its orbits' states add."""
         assert self._inputs is not None
         where = slice(lane, lane + 1)
-        self._inputs[where] = self._rows.begun(where, self.state.map(lambda tensor: tensor[where]))
+        self._inputs[where] = self._rows.begun(self._rows.choose(where), self.state.map(lambda tensor: tensor[where]))
         self.own_window(lane).copy_(window)
 
     def adopt(self, lane: int, source: "Collection", index: int) -> None:
@@ -185,7 +189,8 @@ class Collection:
             assert self._inputs is not None
             orbits = torch.tensor(ended, device=self.ended.device)
             where = slice(index, index + 1)
-            begun = self._rows.begun(where, self.state.map(lambda tensor: tensor[where, orbits]))
+            state = self.state.map(lambda tensor: tensor[where, orbits])
+            begun = self._rows.begun(self._rows.choose(where), state)
             self._inputs[index, orbits] = begun[0]
 
     def forget_previous(self, lane: int) -> None:
@@ -205,9 +210,10 @@ class Collection:
             numbers, rows = self._numbers.index_select(1, where), self._inputs.index_select(0, where)
         state, (energy, scale, previous, stretch) = self._named(numbers)
         units = pair_units(state) if self.pair_scaled else None
-        inputs = self._rows.inputs(rows, where, units)
+        chosen = self._rows.choose(where)
+        inputs = self._rows.inputs(rows, chosen, units)
         samples = Samples(inputs, state, energy, scale, unit_time(state, units), stretch)
-        return Picked(where, samples, previous, rows)
+        return Picked(where, samples, previous, rows, chosen)
 
     def move(self, picked: "Picked", accepted: Tensor, block: Block, elapsed: Tensor, stretch: Tensor) -> None:
         """Let the ``accepted`` (n, B) orbits take the block of ``elapsed`` time; the others stay where they are."""
@@ -227,7 +233,7 @@ class Collection:
         vectors = [tensor.permute(2, 3, 0, 1).flatten(0, 1) for tensor in state[:3]]
         scalars = torch.stack([block.energy, scale, previous, stretch])
         moved = torch.cat([*vectors, samples.state.mass.permute(2, 0, 1), scalars])
-        rows = self._rows.added(picked.rows, where, samples.state, state, elapsed)
+        rows = self._rows.added(picked.rows, picked.chosen, samples.state, state, elapsed)
         warm = self.is_warm_up()[where]
         self._numbers[:, where] = torch.where(accepted, moved, self._numbers[:, where])
         self._inputs[where] = torch.where(accepted.unsqueeze(-1), rows, picked.rows)

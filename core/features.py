@@ -6,6 +6,7 @@ rotated, moved, or its bodies exchanged. States are (..., N, D), rows (..., C).
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -54,6 +55,7 @@ COLUMNS: dict[FeatureType, list[tuple[str, tuple[int, int, int], str]]] = {
     "delta_mag": _TRANSITION,
 }
 
+
 class Units(NamedTuple):
     """Shortest pair distance and shortest pair time sqrt(r^3 / (m_i + m_j)) of a state, each (...)."""
 
@@ -85,40 +87,56 @@ def pair_units(state: State) -> Units:
 def state_rows(state: State, softening: float, *, rich: bool) -> Tensor:
     """The 11 columns of basic or the 23 of rich, (..., C). Radius and speed are relative to the centre of mass."""
     n_bodies, dim = state.position.shape[-2:]
-    total = add_up(state.mass, -1)
-    weight = (state.mass / total.unsqueeze(-1)).unsqueeze(-1)
-    radius = _length(state.position - add_up(weight * state.position, -2).unsqueeze(-2))
-    speed = _length(state.velocity - add_up(weight * state.velocity, -2).unsqueeze(-2))
-    pull = _length(state.acceleration)
-    first, second = torch.triu_indices(n_bodies, n_bodies, 1, device=total.device)
-    pair = _length(state.position[..., first, :] - state.position[..., second, :])
+    mass, vectors = state.mass.movedim(-1, 0), _stacked(state)
+    first, second = _pairs_of(n_bodies, mass.device)
+    pair = _length(vectors[:, first, 0] - vectors[:, second, 0])
+    total = add_up(mass, 0)
+    moving = vectors[:, :, :2]
+    moving -= add_up((mass / total).unsqueeze(1) * moving, 1).unsqueeze(1)
+    size = _length(vectors)
     one = torch.ones_like(total)
-    columns = [n_bodies * one, dim * one, total]
-    columns += [_mean(radius), radius.amax(-1), _mean(speed), speed.amax(-1), _mean(pull), pull.amax(-1)]
-    columns += [pair.amin(-1), _mean(pair)]
+    columns = [
+        torch.stack([n_bodies * one, dim * one, total]),
+        torch.stack([_mean(size), size.amax(0)], 1).flatten(0, 1),
+        torch.stack([pair.amin(0), _mean(pair)]),
+    ]
     if rich:
-        mass = state.mass
-        columns += [_mean(mass), mass.amin(-1), mass.amax(-1), _rms(mass)]
-        columns += [radius.amin(-1), _rms(radius), speed.amin(-1), _rms(speed), pull.amin(-1), _rms(pull)]
-        columns += [pair.amax(-1), softening * one]
-    return torch.stack(columns, -1)
+        columns += [
+            torch.stack([_mean(mass), mass.amin(0), mass.amax(0), _rms(mass)]),
+            torch.stack([size.amin(0), _rms(size)], 1).flatten(0, 1),
+            torch.stack([pair.amax(0), softening * one]),
+        ]
+    return torch.cat(columns).movedim(0, -1)
 
 
 def transition_rows(before: State, after: State, dt: Tensor) -> Tensor:
     """The 10 columns of delta_mag for the step from ``before`` to ``after`` that took ``dt`` (...)."""
-    columns = []
-    for old, new in zip(before[:3], after[:3], strict=True):
-        change = _length(new - old)
-        columns += [_mean(change), change.amax(-1), _rms(change)]
-    return torch.stack([*columns, dt.to(columns[0].dtype)], -1)
+    change = _length(_stacked(after) - _stacked(before))
+    columns = torch.stack([_mean(change), change.amax(0), _rms(change)], 1).flatten(0, 1)
+    return torch.cat([columns, dt.to(columns.dtype).unsqueeze(0)]).movedim(0, -1)
+
+
+# Below, what is summed over comes first and systems last, and position, velocity and acceleration are treated at once:
+# systems are so few that each operation costs more by being one than by its arithmetic.
+
+
+def _stacked(state: State) -> Tensor:
+    """Positions, velocities and accelerations in a tensor of their own, (D, N, 3, ...)."""
+    return torch.stack([vectors.movedim((-1, -2), (0, 1)) for vectors in state[:3]], 2)
+
+
+@cache
+def _pairs_of(n_bodies: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    first, second = torch.triu_indices(n_bodies, n_bodies, 1, device=device)
+    return first, second
 
 
 def _length(vectors: Tensor) -> Tensor:
-    return add_up(vectors * vectors, -1).sqrt()
+    return add_up(vectors * vectors, 0).sqrt()
 
 
 def _mean(values: Tensor) -> Tensor:
-    return add_up(values, -1) / values.shape[-1]
+    return add_up(values, 0) / len(values)
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ adds a row behind, and the oldest goes.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +17,19 @@ from core.forces import State
 from core.history import LOG_LIMIT, input_width
 
 
+class Chosen(NamedTuple):
+    """What an :class:`InputRows` knows of some lanes, or of each system's lane; all (n, F).
+
+    For each input: its column of a row, where its number comes from when a row is added, the logarithm of its scale.
+    """
+
+    column: Tensor
+    source: Tensor
+    log_scale: Tensor
+
+
 class InputRows:
-    """The inputs of L lanes. ``where`` picks lanes of tensors (n, B, F), or says each system's lane for (m, F)."""
+    """The inputs of L lanes."""
 
     def __init__(self, configs: Sequence[Config], scales: Sequence[InputScales]):
         device, dtype = configs[0].torch_device, configs[0].torch_dtype
@@ -42,30 +54,36 @@ class InputRows:
             column.append([begin + number % len(kind) for number in range(own)] + [0] * unused)
             source.append([*range(len(kind), own), *added, *([self.width + len(columns)] * unused)])
             factors.append([scale.product(kind[number % len(kind)][2]) for number in range(own)] + [1.0] * unused)
-        # For each input its column of a row, and where its number comes from when a row is added: from the rows
-        # that are there, the new row, or the zero behind it.
-        self._column, self._source = torch.tensor(column, device=device), torch.tensor(source, device=device)
-        self._log_scales = torch.tensor(factors, device=device, dtype=dtype).log()
+        # What is added comes from the rows that are there, the new row, or the zero behind it.
+        self._all = Chosen(
+            torch.tensor(column, device=device),
+            torch.tensor(source, device=device),
+            torch.tensor(factors, device=device, dtype=dtype).log(),
+        )
 
-    def begun(self, where: slice | Tensor, state: State) -> Tensor:
+    def choose(self, where: slice | Tensor) -> Chosen:
+        """Pick lanes for rows (n, B, F), or say each system's lane (m,) for rows (m, F)."""
+        return Chosen(*(tensor[where] for tensor in self._all))
+
+    def begun(self, chosen: Chosen, state: State) -> Tensor:
         """Return the rows (..., F) of systems without a past."""
         nothing = state.mass.new_zeros((*state.mass.shape[:-1], self.width))
-        return self.added(nothing, where, state, state, torch.zeros_like(state.mass[..., 0]))
+        return self.added(nothing, chosen, state, state, torch.zeros_like(state.mass[..., 0]))
 
-    def added(self, rows: Tensor, where: slice | Tensor, before: State, after: State, dt: Tensor) -> Tensor:
+    def added(self, rows: Tensor, chosen: Chosen, before: State, after: State, dt: Tensor) -> Tensor:
         """Add the row of the step of ``dt`` (...) from ``before`` to ``after``; the oldest row goes."""
         new = [state_rows(after, self._softening, rich=self._rich)] if self._states else []
         if self._transitions:
             new.append(transition_rows(before, after, dt))
         zero = torch.zeros_like(rows[..., :1])
-        return torch.cat([rows, *new, zero], -1).gather(-1, _for_each(self._source[where], rows))
+        return torch.cat([rows, *new, zero], -1).gather(-1, _for_each(chosen.source, rows))
 
-    def inputs(self, rows: Tensor, where: slice | Tensor, units: Units | None) -> Tensor:
+    def inputs(self, rows: Tensor, chosen: Chosen, units: Units | None) -> Tensor:
         """Return the network's input (..., F); ``units`` are those of the current states with dt_scale "pair"."""
-        logs = rows.log() - _for_each(self._log_scales[where], rows)
+        logs = rows.log() - _for_each(chosen.log_scale, rows)
         if units is not None:
             unit_logs = torch.stack(units, -1).log() @ self._powers
-            logs = logs - unit_logs.gather(-1, _for_each(self._column[where], rows))
+            logs = logs - unit_logs.gather(-1, _for_each(chosen.column, rows))
         # The logarithm of a zero is -inf, and stands for "nothing there".
         return torch.where(rows > 0, logs.clamp(-LOG_LIMIT, LOG_LIMIT), 0)
 

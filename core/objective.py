@@ -84,7 +84,8 @@ class Objective:
         if previous is None:
             dt, response = tau * samples.stretch, None
         else:
-            dt, response, _ = reversible_step(tau, previous, samples.stretch)
+            ruled = reversible_step(tau, previous, samples.stretch)
+            dt, response = ruled.dt, ruled.response(tau)
         block, tangent = self._leapfrog(samples.state, dt, self.forces, self.n_steps)
         change = block.energy - samples.energy
         return Attempt(dt, dt / tau, response, block, tangent, change, change.abs() / samples.scale)

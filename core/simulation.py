@@ -233,13 +233,15 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
     """One step of every active system; the others take one of 0, and if they are ``waiting`` keep their past."""
     n_steps = rules.n_steps
     tau = rules.criterion.propose(run.state, run.memory)
-    cut, fallbacks, previous = run.halvings > 0, run.fallbacks, run.previous
+    cut = run.halvings > 0 if rules.guard is not None else None
+    fallbacks, previous = run.fallbacks, run.previous
     if rules.reversible is not False:
         tau, _, fell_back = reversible_step(tau, run.previous)
-        fallbacks = fallbacks + (active & fell_back & ~cut)
-    if rules.guard is not None:
+        fell_back = fell_back & active
+        fallbacks = fallbacks + (fell_back if cut is None else fell_back & ~cut)
+    if cut is not None:
         tau = torch.where(cut, run.retry, tau)
-    usable = active & torch.isfinite(tau) & (tau > 0)
+    usable = active & (tau > 0) & (tau < torch.inf)  # a NaN is not usable
     dt = torch.where(usable, tau, 0)
     block = leapfrog(run.state, dt, rules.forces, n_steps)
     energy = block.energy
@@ -254,11 +256,12 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
     if rules.reversible is not False:
         # Without a step before it, the rule takes what is proposed, as `direct` does.
         keeps = active & rules.reversible[run.number] if isinstance(rules.reversible, Tensor) else active
-        previous = torch.where(keeps, torch.where(cut, 0, dt), run.previous)
-    memory = rules.criterion.advance(run.memory, block.state, dt * n_steps)
+        previous = torch.where(keeps, dt if cut is None else torch.where(cut, 0, dt), run.previous)
+    memory = rules.criterion.advance(run.memory, block.state, dt * n_steps if n_steps > 1 else dt)
     if waiting:
         memory = choose(active, memory, run.memory)
-    time = run.time + torch.where(sound, dt, 0).double() * n_steps  # a failed step completes no time
+    covered = torch.where(sound, dt, 0).double()  # a failed step completes no time
+    time = run.time + (covered * n_steps if n_steps > 1 else covered)
     after = run._replace(
         state=block.state,
         memory=memory,
@@ -269,11 +272,11 @@ def _step(run: Run, active: Tensor, rules: _Rules, *, waiting: bool) -> Run:
         error=torch.where(active, torch.maximum(run.error, error), run.error),
         final=torch.where(active, error, run.final),
         violations=violations,
-        failed=run.failed | (active & ~sound),
-        halvings=torch.zeros_like(run.halvings),
+        failed=run.failed | (active ^ sound),
+        halvings=run.halvings if cut is None else torch.zeros_like(run.halvings),
         previous=previous,
         fallbacks=fallbacks,
-        sums=run.sums.add(torch.where(sound & active, time, 0), torch.where(sound & active, error, 0).double()),
+        sums=run.sums.add(torch.where(sound, time, 0), torch.where(sound, error, 0).double()),
     )
     taken = usable
     if rules.guard is not None:

@@ -16,22 +16,25 @@ LARGEST_JUMP = 2.0
 
 
 class Ruled(NamedTuple):
-    """Steps ``dt`` (...), d ln(dt) / d ln(tau) (...), and where the rule's own value was refused (...)."""
+    """Steps ``dt`` (...), where the rule's own value was taken (...), and where it was refused (...)."""
 
     dt: Tensor
-    response: Tensor
+    followed: Tensor
     fell_back: Tensor
 
+    def response(self, tau: Tensor) -> Tensor:
+        """Return d ln(dt) / d ln(tau) (...)."""
+        return torch.where(self.followed, 2 * self.dt / tau, 1)
 
-def reversible_step(tau: Tensor, previous: Tensor, stretch: Tensor | float = 1.0) -> Ruled:
+
+def reversible_step(tau: Tensor, previous: Tensor, stretch: Tensor | None = None) -> Ruled:
     """Apply the reversible rule to ``tau`` (...), given the ``previous`` step (...), 0 where there is none.
 
-    Without a previous step the recursion starts with ``stretch`` times tau. A value that is not positive or jumps
-    falls back to tau, from which it starts again.
+    Without a previous step the recursion starts with tau, times ``stretch`` (...) if that is given. A value that is not
+    positive or jumps falls back to tau, from which it starts again.
     """
     inverse = 2 / tau - 1 / previous
     started = previous > 0
-    fell_back = started & ~(inverse * tau >= 1 / LARGEST_JUMP)
-    ruled = started & ~fell_back
-    dt = torch.where(ruled, 1 / inverse, torch.where(started, tau, tau * stretch))
-    return Ruled(dt, torch.where(ruled, 2 * dt / tau, 1), fell_back)
+    followed = started & (inverse * tau >= 1 / LARGEST_JUMP)  # a NaN is not followed
+    otherwise = tau if stretch is None else torch.where(started, tau, tau * stretch)
+    return Ruled(torch.where(followed, 1 / inverse, otherwise), followed, started ^ followed)

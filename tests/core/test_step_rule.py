@@ -48,11 +48,11 @@ def test_response_is_the_derivative():
     tau, previous = numbers(0.2, 0.2, 0.2), numbers(0.0, 0.22, 0.05)
     ruled = reversible_step(tau, previous)
     nearby = [reversible_step(tau * math.exp(change), previous).dt.log() for change in (1e-6, -1e-6)]
-    torch.testing.assert_close((nearby[0] - nearby[1]) / 2e-6, ruled.response, rtol=1e-6, atol=0)
+    torch.testing.assert_close((nearby[0] - nearby[1]) / 2e-6, ruled.response(tau), rtol=1e-6, atol=0)
 
 
 def test_a_restart_takes_its_stretch():
-    assert reversible_step(numbers(0.2), numbers(0.0), 1.1).dt.tolist() == pytest.approx([0.22])
+    assert reversible_step(numbers(0.2), numbers(0.0), numbers(1.1)).dt.tolist() == pytest.approx([0.22])
 
 
 # Simulations -----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ class TimeStepTraining(tune.Trainable):
     ) -> None:
         """Prepare a worker. Ray may set up a spare one and never use it: the training starts with the first step.
 
-        ``test``, where it is given, is what a trained model is scored on too.
+        With a ``test`` set trials are repeats.
         """
         assert curves is not None  # tune.with_parameters brings them
         self._curves, self._test = curves, test

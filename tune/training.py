@@ -27,9 +27,9 @@ class Stretch:
 class Training:
     """Trains one configuration, alone in its lane, and scores it at its evaluations.
 
-    ``test``, where it is given, is what a trained model is scored on too. ``state`` is a state.pt to go on from, bit
-    for bit on a device of the same kind; it may be that of a training that was steered otherwise. Raises
-    CheckpointError if it cannot be read.
+    With a ``test`` set it is a repeat, which nothing stops early: it is scored at its end alone, on both sets.
+    ``state`` is a state.pt to go on from, bit for bit on a device of the same kind; it may be that of a training that
+    was steered otherwise. Raises CheckpointError if it cannot be read.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Training:
         try:
             while lane.epoch < self._settings.epochs:
                 self._trainer.train_epoch()
-                if self._evaluation_is_due(lane.epoch):
+                if lane.epoch == next_evaluation(self._settings, lane.epoch - 1, repeat=self._test is not None):
                     break
                 if time.monotonic() > until:
                     return Stretch(lane.epoch)
@@ -67,7 +67,7 @@ class Training:
             scores["rel_dE_train"] = error
         self._scores = scores
         done = lane.epoch >= self._settings.epochs
-        test = evaluate(self._trainer.criterion(0), self._settings, self._test) if done and self._test else {}
+        test = evaluate(self._trainer.criterion(0), self._settings, self._test) if self._test else {}
         return Stretch(lane.epoch, scores, test, done)
 
     def save_model(self, path: Path) -> None:
@@ -79,9 +79,11 @@ class Training:
         self.save_model(folder / MODEL_FILE)
         save_state(folder / STATE_FILE, self._trainer)
 
-    def _evaluation_is_due(self, epoch: int) -> bool:
-        every = self._settings.evaluate_every
-        return epoch == self._settings.epochs or (every > 0 and epoch % every == 0)
+
+def next_evaluation(settings: Config, epoch: int, *, repeat: bool) -> int:
+    """The epoch of the next evaluation after ``epoch``. A repeat has one, at its end."""
+    every = settings.epochs if repeat else settings.evaluate_every or settings.epochs
+    return min((epoch // every + 1) * every, settings.epochs)
 
 
 def _going_on(settings: Config, state: Path) -> Trainer:

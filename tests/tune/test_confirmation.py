@@ -220,8 +220,8 @@ def confirmed(values: dict[str, Any]) -> None:
 def test_a_confirmed_search_survives_a_killed_worker(write_space: Callable[..., Path], tmp_path: Path) -> None:
     """Each repeat gives, bit for bit, what a plain training with its seed does."""
     search = start_search("--space", write_space(confirmed), "--no-dashboard", folder=tmp_path)
-    wait_for_file(search, tmp_path, "results/*/confirmation/*/state.pt")
-    kill_workers(search)
+    wait_for_file(search, tmp_path, "results/*/confirmation.json")  # one has ended
+    kill_workers(search, "TimeStepTraining.train")
     done = finish(search)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "goes on from its last checkpoint" in done.stdout

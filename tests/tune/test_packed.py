@@ -88,8 +88,10 @@ def curves() -> References:
     return references(settings(0))
 
 
-def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: References) -> None:
+@pytest.mark.parametrize("repeats", [False, True], ids=["trials", "repeats"])
+def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: References, repeats: bool) -> None:
     """Two shapes, a failure, and one that goes on from its files, taken over by a newer incarnation of its client."""
+    test = curves if repeats else None
     configs = [
         settings(1),
         settings(2, feature_type="rich", history_len=1, num_orbits=3),
@@ -100,7 +102,8 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
     ]
 
     async def moved(client: Client) -> Client:
-        await client.run(epochs=1)
+        if not repeats:  # these are scored on their way
+            await client.run(epochs=1)
         told = client.reports[-1] if client.reports else {}
         files = await client.host.save(client.name, 1, told)
         assert files is not None
@@ -115,7 +118,7 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
 
     async def all_of_them() -> list[Client]:
         host = Host(3, 1)
-        clients = [Client(host, str(number), config, curves, curves) for number, config in enumerate(configs)]
+        clients = [Client(host, str(number), config, curves, test) for number, config in enumerate(configs)]
         for client in clients:
             await client.attach({}, {})
         ended = await asyncio.gather(*(client.run() for client in clients[:-1]), moved(clients[-1]))
@@ -124,7 +127,8 @@ def test_trials_in_one_pack_actor_report_what_they_report_alone(curves: Referenc
         return ended
 
     for client, config in zip(asyncio.run(all_of_them()), configs, strict=True):
-        expected = alone(config, curves, curves)
+        expected = alone(config, curves, test)
+        assert len(expected) == (1 if repeats else 3 if config.lr > 1 else 2)
         for one, other in zip(client.reports, expected, strict=True):
             assert {key: one[key] for key in (EPOCH, DONE)} == {key: other[key] for key in (EPOCH, DONE)}
             assert one.get(SCORES, {}) == other[SCORES]

@@ -20,6 +20,7 @@ from tune.checkpoints import STATE, files_of
 from tune.folder import MODEL_FILE, STATE_FILE
 from tune.packed.client import Files
 from tune.trainable import EPOCH, FAILED, SCORES, SETTINGS, SLICE, TEST, UNSAVED, is_out_of_memory, reason_of
+from tune.training import next_evaluation
 
 #: Signs of life a second, and checkpoints, of all trials together: each costs driver and client some milliseconds, a
 #: checkpoint of a full replay buffer many more, which the packs do not get.
@@ -79,8 +80,9 @@ class Host:
         """Begin a trial, or go on with it from the files of a checkpoint.
 
         ``config`` is the trial's, as Ray has it, and ``told`` the last result that Ray was told. ``held_out`` are the
-        two sets that all trials are scored on: at every evaluation, and at the end as well if there is one. The newest
-        incarnation takes the place of an older one. Raises RuntimeError if a newer one is here.
+        two sets that all trials are scored on: at every evaluation on the first, or at the end alone on both if there
+        is a second one. The newest incarnation takes the place of an older one. Raises RuntimeError if a newer one is
+        here.
         """
         if self._held_out is None:
             self._held_out = await held_out[0], await held_out[1]
@@ -102,7 +104,7 @@ class Host:
         trial = self._trials[name] = _Trial(incarnation, settings, pack)
         epoch = pack.epoch(name)
         known = epoch == 0 or (told.get(EPOCH) == epoch and SCORES in told)
-        if not known and epoch == _next_evaluation(settings, epoch - 1):
+        if not known and epoch == self._next_evaluation(settings, epoch - 1):
             # It was saved where it was to be scored; whether Ray ever heard of these scores, nobody knows.
             trial.target = epoch
             pack.evaluate(name, self._held_out[0])
@@ -192,10 +194,14 @@ class Host:
 
     def _go_on(self, name: str, trial: _Trial) -> None:
         """Train on, up to the next evaluation."""
-        trial.target = _next_evaluation(trial.settings, trial.pack.epoch(name))
+        trial.target = self._next_evaluation(trial.settings, trial.pack.epoch(name))
         trial.result, trial.told, trial.scores = None, False, {}
         trial.pack.train_until(name, trial.target)
         self._work.set()
+
+    def _next_evaluation(self, settings: Config, epoch: int) -> int:
+        repeat = self._held_out is not None and self._held_out[1] is not None
+        return next_evaluation(settings, epoch, repeat=repeat)
 
     async def _hears(self, name: str, trial: _Trial, seconds: float | None = None) -> bool:
         """Wait for news of a trial, so long at most. Raises RuntimeError if its pack is lost."""
@@ -280,9 +286,3 @@ class Host:
             trial.news.set()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _next_evaluation(settings: Config, epoch: int) -> int:
-    """The epoch of the next evaluation after ``epoch``."""
-    every = settings.evaluate_every or settings.epochs
-    return min((epoch // every + 1) * every, settings.epochs)

@@ -1,7 +1,7 @@
 """Sets of systems that no training sees: the held-out sets of a search, and others to try a model on."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,10 +57,14 @@ class HeldOut:
         state = self.orbits.state.map(lambda tensor: tensor.to(config.torch_device, config.torch_dtype))
         return state, forces_of(self.config.model_copy(update={"device": config.device, "dtype": config.dtype}))
 
+    @property
+    def unit(self) -> str:
+        """The systems' own unit of time in words: a period where there are two bodies, else a crossing time."""
+        return "period" if self.config.num_particles == 2 else "crossing time"
+
     def span(self, horizon: int) -> str:
-        """Return so many of the systems' own units of time in words: "10 periods", "1 crossing time"."""
-        unit = "period" if self.config.num_particles == 2 else "crossing time"
-        return f"{horizon} {unit}" if horizon == 1 else f"{horizon} {unit}s"
+        """Return so many units of time in words: "10 periods", "1 crossing time"."""
+        return f"{horizon} {self.unit}" if horizon == 1 else f"{horizon} {self.unit}s"
 
     @property
     def is_kepler(self) -> bool:
@@ -85,7 +89,7 @@ def held_out(config: Config, name: str = "validation", changes: dict[str, Any] |
     named = NAMED_SETS.get(name, {}) | (changes or {})
     if "num_particles" in named and "mass" not in named and isinstance(systems["mass"], list):
         systems["mass"] = 1.0  # one for each body of the model's own systems
-    _check_they_act(changes or {}, name, (systems | named)["num_particles"])
+    _check_they_act(named, name, (systems | named)["num_particles"], changes or {})
     described = Config.from_mapping({**systems, **named, "device": "cpu", "dtype": "float64"})
     count, seed = _DRAWS.get(name, _OTHER_DRAW)
     generator = torch.Generator().manual_seed(seed)
@@ -94,15 +98,17 @@ def held_out(config: Config, name: str = "validation", changes: dict[str, Any] |
     return HeldOut(name, described, draw(described, count, generator), tuple(sorted(set(config.eval_periods))))
 
 
-def _check_they_act(changes: Iterable[str], name: str, bodies: Any) -> None:
-    """Raise ConfigError for a change of a key that these systems are not drawn by."""
+def _check_they_act(keys: Iterable[str], name: str, bodies: Any, changes: Mapping[str, Any]) -> None:
+    """Raise ConfigError for keys, of the set itself or of ``changes`` to it, that these systems are not drawn by."""
     inert, systems = _OF_MORE if bodies == 2 else _OF_TWO_BODIES, f"systems of {bodies} bodies"
     if name == "flyby":
         low, high = _FLYBY_ECCENTRICITY
         inert, systems = (*_OF_MORE, "e_min", "e_max"), f"flybys, whose eccentricities are {low} to {high}"
-    for key in changes:
-        if key in inert:
+    for key in keys:
+        if key in inert and key in changes:
             raise ConfigError(f"The key `{key}` of --set does not act on {systems}; leave it out.")
+        if key in inert:
+            raise ConfigError(f"The set `{name}` is one of orbits, but --set describes {systems}; choose another set.")
 
 
 def known_sets() -> str:

@@ -14,7 +14,7 @@ from tune.progress import Progress, brief, describe
 from tune.ranking import Ranking
 from tune.scheduler import number, repeat
 from tune.snapshot import NotInSnapshots
-from tune.study import SearchStudy
+from tune.study import SearchStudy, TrialRecord
 from tune.trainable import EPOCH, SCORES
 
 #: The table of trials is written for at most one part in so many of the time.
@@ -70,6 +70,7 @@ class SearchCallback(TrainingCallback):
         #: When trials.csv is written again: it has a row for every trial, so that writing it for every trial would
         #: cost their number squared. `tune.search` writes it at the end.
         self._next_table = 0.0
+        progress.led_by(self._leader(study.best(1)))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Write down a trial's end."""
@@ -95,15 +96,17 @@ class SearchCallback(TrainingCallback):
                 self._folder.write_trials(records)
                 self._next_table = time.monotonic() + _TABLE_SHARE * (time.monotonic() - began)
         if not self._folder.failure:
-            record, ranking = self._study.record(number(trial)), self._study.ranking
-            leader: list[str] = []
-            if best:
-                broken = ranking.broken(best[0].scores)
-                beyond = f", beyond {', '.join(broken)}" if broken else ""
-                first = f"trial {best[0].number}, {brief(best[0].scores, ranking)}{beyond}"
-                leader = [first, describe(best[0].parameters)]
+            record, ranking = self._study.record(number(trial)), self._ranking
             result = brief(record.scores, ranking) if record.scores else ""
-            self._progress.ended(name(trial), record.state, record.epochs, result, leader, record.reason)
+            self._progress.ended(name(trial), record.state, record.epochs, result, self._leader(best), record.reason)
+
+    def _leader(self, best: list[TrialRecord]) -> list[str]:
+        if not best:
+            return []
+        broken = self._ranking.broken(best[0].scores)
+        beyond = f", beyond {', '.join(broken)}" if broken else ""
+        first = f"trial {best[0].number}, {brief(best[0].scores, self._ranking)}{beyond}"
+        return [first, describe(best[0].parameters)]
 
 
 def name(trial: Trial) -> str:

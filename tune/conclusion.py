@@ -116,7 +116,8 @@ def conclude(
         print_confirmation(confirmation, baselines, test)
     print_ending(study, folder)
     cut_short = study.is_interrupted or (confirmation is not None and bool(confirmation.due()))
-    report = None if hurried or cut_short else report_of(folder)
+    with output.running():
+        report = None if hurried or cut_short else report_of(folder)
     print_model(model, report, folder)
     output.result(result_of(study, folder, model, report, confirmation, time.monotonic() - start))
     if folder.failure:

@@ -7,8 +7,8 @@ failed, when the means of its scores do not keep the limits, or when it is clear
 does not depend on which was first. Where the repeats of several rungs run at a time, these are decided as one: to wait
 for the first would leave the machine idle.
 
-When a search is extended its candidates are chosen again. Repeats that have ended are kept: the same seed would give
-the same.
+When a search is extended its candidates are chosen again; who held out before stays one, whatever single scores the
+newcomers have. Repeats that have ended are kept: the same seed would give the same.
 
 Candidates are ranked on the validation set. Every repeat is scored on the test set too, which decides nothing: choosing
 by it would make it a validation set.
@@ -54,14 +54,16 @@ class Confirmation:
         self.seeds = study.space.confirm.seeds
         records = {record.number: record for record in study.records()}
         kept = study.attributes.get(ATTRIBUTE, {"repeats": []})
-        self._at_once = at_once
-        if kept.get("trials") == study.space.trials:
-            self._at_once = kept.get("at_once", 1)
-            self.candidates = [records[number] for number in kept["candidates"]]
-        else:
+        self._at_once = kept.get("at_once", 1)
+        self.candidates = [records[number] for number in kept.get("candidates", [])]
+        self._repeats = {(entry["trial"], entry["repeat"]): Repeat(**entry) for entry in kept["repeats"]}
+        if kept.get("trials") != study.space.trials:
+            winner = self.verdict()[0]
             best = study.best(study.space.confirm.top)
             self.candidates = [record for record in best if self.ranking.excess(record.scores) <= 0]
-        self._repeats = {(entry["trial"], entry["repeat"]): Repeat(**entry) for entry in kept["repeats"]}
+            if winner is not None and winner not in [record.number for record in self.candidates]:
+                self.candidates.append(records[winner])
+            self._at_once = at_once
 
     @property
     def most(self) -> int:

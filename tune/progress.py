@@ -81,7 +81,7 @@ class Progress:
         self._running.pop(name, None)
         self._ended[state] += 1
         self._ended_epochs += epochs
-        self._best = tuple(best) or self._best
+        self.led_by(best)
         when = f" at epoch {epochs}" if state == "PRUNED" else ""
         why = f" ({reason})" if reason else f", {result}" if result else ""
         text = f"{self._what} {name} {WORDS[state]}{when}{why}"
@@ -89,6 +89,10 @@ class Progress:
             self.note(f"{text} | {self._status()}")
         elif reason:
             self.note(text)
+
+    def led_by(self, best: Sequence[str]) -> None:
+        """Take note of what is best now, and of lines with more about it; nothing if there is none."""
+        self._best = tuple(best) or self._best
 
     def note(self, text: str) -> None:
         """Print a line that stays."""

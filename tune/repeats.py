@@ -62,6 +62,7 @@ class RepeatCallback(TrainingCallback):
     def __init__(self, confirmation: Confirmation, folder: SearchFolder, progress: Progress) -> None:
         super().__init__(folder, progress, confirmation.ranking)
         self._confirmation = confirmation
+        progress.led_by(self._leader())
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Take a repeat's scores, or the reason why its training failed."""

@@ -56,6 +56,12 @@ def test_named_sets_can_be_simulated(name):
     assert record.max_rel_dE.median() < 1e-3
 
 
+@pytest.mark.parametrize("name", ["circular", "eccentric", "wide"])
+def test_sets_of_orbits_are_refused_for_more_bodies(name):
+    with pytest.raises(ConfigError, match=f"The set `{name}` is one of orbits, but .* systems of 3 bodies"):
+        held_out(small(num_particles=3), name)
+
+
 def test_what_the_named_sets_are():
     def shape(name):
         state = held_out(small(), name).orbits.state

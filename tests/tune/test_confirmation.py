@@ -126,6 +126,17 @@ def test_who_is_clearly_behind_gets_no_second_seed(space: Space, journal: Path) 
     assert content["candidates"][0]["validation"]["std"] == {"work_gain": None, "rel_dE": None, "failed_orbits": None}
 
 
+def test_who_held_out_stays_a_candidate_in_a_longer_search(space: Space, journal: Path) -> None:
+    """Whatever single scores the new trials have."""
+    run(Confirmation(searched(space, journal, *GOOD)), t0=[1.3] * 3, t1=[1.2, 1.21, 1.19], t2=[1.1, 1.1])
+    longer = searched(space.changed(trials=space.trials + 3), journal, *[scores(2.0)] * 3)
+    confirmation = Confirmation(longer)
+    assert [record.number for record in confirmation.candidates] == [5, 6, 7, 0]
+    assert run(confirmation, t5=[1.0], t6=[1.0], t7=[1.0]) == [(5, 1), (6, 1), (7, 1)]
+    assert confirmation.verdict()[0] == 0
+    assert [record.number for record in Confirmation(longer).candidates] == [5, 6, 7, 0]
+
+
 def test_rungs_that_run_at_a_time_are_decided_as_one(space: Space, journal: Path) -> None:
     """Room for six: the first two rungs of three candidates; then, of two, all that is left. It is remembered."""
     study = searched(space, journal, *GOOD)

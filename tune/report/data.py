@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 #: Curves over so many periods take a minute or two each, and are measured where they are missing; longer ones are not.
 _MEASURED_PERIODS = 10
 #: A step of the oracle costs some forty evaluations: it is followed over this many periods at most.
-_ORACLE_PERIODS = 10
+ORACLE_PERIODS = 10
 #: Errors that curves of gains are read at.
 ERRORS = np.geomspace(1e-5, 3e-2, 60)
 #: The portrayed orbit is the one of the validation set nearest to this: eccentric, but no extreme.
@@ -73,6 +73,10 @@ class Search:
     def within(self, scores: dict[str, float]) -> bool:
         """Whether a trial kept every limit that the space sets."""
         return all(name in scores for name in self.ranking.limited) and self.ranking.excess(scores) <= 0
+
+    def is_limited(self, horizon: int) -> bool:
+        """Whether max_rel_dE limits the energy error over a horizon."""
+        return self.error == f"rel_dE{self.suffix(horizon)}"
 
     def suffix(self, horizon: int) -> str:
         """What the names of scores over a horizon end in."""
@@ -144,7 +148,7 @@ class Search:
         if not 0 < error < math.inf:
             raise NotDrawn(f"The median error of trial {self.best.trial} is {error}: nothing can be compared at it.")
         number, longest = self.orbit[0], max(self.systems.periods)
-        self.say(f"simulating one orbit over {longest} periods with the best model and with the baselines")
+        self.say(f"simulating one system over {self.systems.span(longest)} with the best model and with the baselines")
         drawn = {f"trial {self.best.trial}": portrait.of_model(model, self.systems, number, longest)}
         names = ["dynamical", "oracle"]
         if model.config.step_rule == "reversible":
@@ -152,7 +156,7 @@ class Search:
         for name in names:
             if (curve := self.curves[self.horizon].get(name)) is not None:
                 constant = curve.constant_at(error, BASELINES[name].constants_on(self.systems))
-                periods = min(longest, _ORACLE_PERIODS) if name == "oracle" else longest
+                periods = min(longest, ORACLE_PERIODS) if name == "oracle" else longest
                 drawn[name] = portrait.of_baseline(name, constant, self.systems, number, periods)
         return drawn
 

@@ -12,7 +12,7 @@ from core.errors import CheckpointError
 from core.portrait import Portrait
 from core.work_precision import BASELINES
 from tune.folder import MODEL_FILE, SHOWN
-from tune.report.data import ERRORS, NotDrawn, Search
+from tune.report.data import ERRORS, ORACLE_PERIODS, NotDrawn, Search
 from tune.report.theme import (
     Theme,
     baseline_style,
@@ -50,7 +50,8 @@ def model_drawings(search: Search) -> list[Drawing]:
                 f"work_precision{suffix}",
                 f"Over {search.systems.span(horizon)}",
                 f"Baselines on the {len(search.systems.orbits.period)} systems of the validation set, each curve with "
-                "one constant for all of them; trials that ran to their end as dots, the best as a star. Left: lower "
+                "one constant for all of them; trials that ran to their end as dots, the best as a star"
+                f"{_of_repeats(search)}. Left: lower "
                 "and further left is better. Right: the same as a gain, that is, how many times fewer force "
                 "evaluations than the dynamical criterion at equal error, orbit by orbit, as far as no orbit fails; "
                 f"the oracle is the limit of what looks at one step at a time.{_missing(search, horizon)}",
@@ -58,14 +59,15 @@ def model_drawings(search: Search) -> list[Drawing]:
             )
         )
     number, eccentricity = search.orbit
-    which = f"orbit {number} of the validation set" + (f" (e = {eccentricity:.2f})" if eccentricity is not None else "")
+    which = f"system {number} of the validation set"
+    which += f" (e = {eccentricity:.2f})" if eccentricity is not None else ""
     equal = "each with the constant that gives the best model's median error on the whole set"
     drawings.append(
         Drawing(
             "dt_along_orbit",
             "The time step along an orbit",
-            f"The steps that the best model, the dynamical criterion and the oracle take on {which}, {equal}. "
-            "Steps are in units of the period; the curve that lies higher is the cheaper one.",
+            f"The steps that the best model, the classical criterion and the oracle take on {which}, {equal}. "
+            f"The legend counts them over one {search.systems.unit}: fewer are cheaper.",
             lambda theme: _dt_along_orbit(search, theme),
         )
     )
@@ -75,7 +77,9 @@ def model_drawings(search: Search) -> list[Drawing]:
                 f"energy_error_{horizon}" if several else "energy_error",
                 f"Energy error over {search.systems.span(horizon)}",
                 f"|E - E(0)| / |E(0)| on {which}, {equal}."
-                + (" Each point is the largest error of a period." if horizon > _PERIODS_IN_FULL else ""),
+                + (" Each point is the largest error of a period." if horizon > _PERIODS_IN_FULL else "")
+                + " A line ends early where its run failed; the oracle is followed over "
+                f"{search.systems.span(ORACLE_PERIODS)} at most.",
                 lambda theme, horizon=horizon: _energy_error(search, horizon, theme),  # type: ignore[misc]
             )
         )
@@ -89,6 +93,10 @@ def model_drawings(search: Search) -> list[Drawing]:
         )
     )
     return drawings
+
+
+def _of_repeats(search: Search) -> str:
+    return " (as the search scored it; its repeats are under Confirmation)" if search.confirmation else ""
 
 
 def _missing(search: Search, horizon: int) -> str:
@@ -109,12 +117,12 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
     if not curves and not dots:
         raise NotDrawn("There are neither curves of the baselines nor trials that ran to their end.")
     best = search.best.trial if search.best else None
-    limit = search.space.max_rel_dE
+    limit = search.space.max_rel_dE if search.is_limited(horizon) else None
     costs = [cost for cost, _, _ in dots.values()] + [300.0]
-    errors = [error for _, error, _ in dots.values()] + [limit, 1e-4]
+    errors = [error for _, error, _ in dots.values()] + [limit or 1e-2, 1e-4]
     figure = canvas(theme, 10.0, 4.6)
     left, right = figure.subplots(1, 2)
-    dress(left, theme, "force evaluations per period", "median of max |ΔE / E|")
+    dress(left, theme, f"force evaluations per {search.systems.unit}", "median of max |ΔE / E|")
     left.set_xscale("log")
     left.set_yscale("log")
     left.set_xlim(min(min(costs) / 1.6, 60), max(max(costs) * 1.6, 4000))
@@ -141,10 +149,11 @@ def _work_precision(search: Search, horizon: int, theme: Theme) -> Figure:
     right.set_ylim(max(min(gains) - 0.1, 0.0), max(gains) + 0.1)
     label_ends(right, ends)
     log_axis(left.xaxis)
-    left.axhline(limit, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 3)))
-    right.axvline(limit, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 3)))
-    edge = left.get_xlim()[1]
-    note(left, edge, limit, f"max_rel_dE {limit:g}", theme.muted, va="bottom", ha="right", xytext=(-2, 2))
+    if limit is not None:
+        left.axhline(limit, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 3)))
+        right.axvline(limit, color=theme.muted, linewidth=0.8, linestyle=(0, (2, 3)))
+        edge = left.get_xlim()[1]
+        note(left, edge, limit, f"max_rel_dE {limit:g}", theme.muted, va="top", ha="right", xytext=(-2, -2))
     if curves:
         legend(left, loc="upper right")
     if best in dots:
@@ -174,7 +183,7 @@ def _dt_along_orbit(search: Search, theme: Theme) -> Figure:
     # A model starts cold, without a past: its second orbit is like those that follow.
     turn = 1 if max(search.systems.periods) > 1 and all(each.time[-1] > 2 for each in portraits.values()) else 0
     kepler = search.orbit[1] is not None
-    unit = "period" if kepler else "crossing time"
+    unit = search.systems.unit
     axes = dress(figure.subplots(), theme, f"time in {unit}s", f"dt / {unit}")
     axes.set_yscale("log")
     for name, each in portraits.items():
@@ -189,15 +198,14 @@ def _dt_along_orbit(search: Search, theme: Theme) -> Figure:
             axes.annotate(
                 text, (place, 1.02), xycoords=("data", "axes fraction"), ha=align, fontsize=8.5, color=theme.muted
             )
-    legend(axes, loc="lower center")
+    legend(axes, loc="lower center" if kepler else "best")
     return figure
 
 
 def _energy_error(search: Search, horizon: int, theme: Theme) -> Figure:
     portraits = search.portraits
     figure = canvas(theme, 9.0, 4.2)
-    unit = "periods" if search.orbit[1] is not None else "crossing times"
-    axes = dress(figure.subplots(), theme, f"time in {unit}", "|ΔE / E|")
+    axes = dress(figure.subplots(), theme, f"time in {search.systems.unit}s", "|ΔE / E|")
     axes.set_yscale("log")
     ends, lows = [], []
     # The best model is drawn last, on top of the others, which swing more.
@@ -209,7 +217,9 @@ def _energy_error(search: Search, horizon: int, theme: Theme) -> Figure:
         if name == "oracle":  # dots would not show its swings
             style["linestyle"] = "-"
         axes.plot(time, np.maximum(error, 1e-16), **{**style, "linewidth": 1.0})
-        typical = float(np.median(error[-max(len(error) // max(horizon, 1), 1) :]))
+        # Within a period it swings.
+        last = max(len(error) // horizon, 1) if search.orbit[1] is not None else 1
+        typical = float(np.median(error[-last:]))
         ends.append((float(time[-1]), max(typical, 1e-16), name, str(style["color"])))
         lows.append(max(float(np.quantile(error, 0.02)), 1e-12))
     axes.set_xlim(0, horizon)
@@ -238,7 +248,8 @@ _PANELS = (
 
 def _learning_curves(search: Search, theme: Theme) -> Figure:
     logs = {}
-    for record in search.ranked[:SHOWN]:
+    best = search.best.trial if search.best else None
+    for record in sorted(search.ranked[:SHOWN], key=lambda record: record.number != best):
         path = search.folder.checkpoint(record.number) / MODEL_FILE
         try:
             logs[record.number] = load_model(path).content["logs"]
@@ -252,7 +263,9 @@ def _learning_curves(search: Search, theme: Theme) -> Figure:
         axes = dress(panel, theme, "epoch")
         axes.set_title(title, fontsize=9.5, color=theme.ink, loc="left")
         axes.set_yscale(scale)
-        for rank, (number, epochs) in enumerate(logs.items()):
+        # A confirmation may have chosen a trial whose own model is not kept: then none has the best one's colour.
+        first = int(best not in logs)
+        for rank, (number, epochs) in enumerate(logs.items(), first):
             known = [(entry["epoch"], entry[key]) for entry in epochs if entry.get(key) is not None]
             if known:
                 x, y = zip(*known, strict=True)

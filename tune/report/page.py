@@ -105,7 +105,8 @@ def _best(search: Search) -> str:
         f"<dl class=tiles>{shown}</dl>{warning}<p>{drawn}</p>{''.join(tables)}"
         "<p class=caption>Baselines are shown with the one constant that gives the model's own median rel_dE. A "
         "work_gain above 1 is fewer force evaluations than the dynamical criterion needs for the same error; the "
-        "oracle, which tries steps out, is the limit and no rival.</p>"
+        "oracle, which tries steps out, is the limit and no rival. A failed orbit is charged as one that needs a "
+        "hundred times the work: with some, even the dynamical criterion's own work_gain is below 1.</p>"
     )
 
 
@@ -136,10 +137,11 @@ def _commands(search: Search) -> str:
         model = f"{folder}/{search.best.path.relative_to(search.folder.path)}"
         simulate = ["simulate", "--model-path", model, "--num-orbits", "8", "--multi-orbit-sim", "--Nperiod", "10"]
         score = ["python", "-m", "core.evaluation", "--model-path", model]
+        two_bodies = search.systems.config.num_particles == 2
         commands += [
             ("Simulate with the best model", ["python", "run/runner.py", *simulate]),
             ("Score it beside the baselines", score),
-            ("Score it on other systems", [*score, "--set", "eccentric"]),
+            ("Score it on other systems", [*score, "--set", "eccentric" if two_bodies else "test_particle"]),
             ("Take it out of this folder", ["python", "-m", "tune.export", folder, "--out", "model.pt"]),
         ]
     if any(record.state == "RUNNING" for record in search.records) or len(search.records) < search.space.trials:

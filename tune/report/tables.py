@@ -77,6 +77,14 @@ def confirmation_section(search: Search) -> str:
     if not candidates:
         return sentence
     key, error = search.objective, search.error
+    up = 1 if search.objectives[key] else -1
+
+    def place(each: dict[str, Any]) -> tuple[bool, bool, float]:
+        mean = _summary(each, "validation", "mean", key)
+        beaten, last = each.get("trial") != found.get("winner"), math.inf if mean is None else -up * mean
+        return beaten, not each.get("survived"), last
+
+    candidates.sort(key=place)
     winners = {index for index, each in enumerate(candidates) if each.get("trial") == found.get("winner")}
     body = []
     for each in candidates:

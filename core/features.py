@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from core.config import FeatureType
-from core.forces import State, add_up, self_exclusion
+from core.forces import SHORT, State, add_up, self_exclusion
 
 #: (name, exponents of length, time and mass, product of input scales) of each column.
 _STATE = [
@@ -90,9 +90,9 @@ def state_rows(state: State, softening: float, *, rich: bool) -> Tensor:
     mass, vectors = state.mass.movedim(-1, 0), _stacked(state)
     first, second = _pairs_of(n_bodies, mass.device)
     pair = _length(vectors[:, first, 0] - vectors[:, second, 0])
-    total = add_up(mass, 0)
+    total = _sum(mass, 0)
     moving = vectors[:, :, :2]
-    moving -= add_up((mass / total).unsqueeze(1) * moving, 1).unsqueeze(1)
+    moving -= _sum((mass / total).unsqueeze(1) * moving, 1).unsqueeze(1)
     size = _length(vectors)
     one = torch.ones_like(total)
     columns = [
@@ -135,8 +135,13 @@ def _length(vectors: Tensor) -> Tensor:
     return add_up(vectors * vectors, 0).sqrt()
 
 
+def _sum(values: Tensor, dim: int) -> Tensor:
+    # One by one, however many: the order of torch's sums would depend on which other systems are in the batch.
+    return add_up(values, dim) if values.shape[dim] <= SHORT else values.cumsum(dim).select(dim, -1)
+
+
 def _mean(values: Tensor) -> Tensor:
-    return add_up(values, 0) / len(values)
+    return _sum(values, 0) / len(values)
 
 
 def _rms(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 #: Sums over so few bodies or dimensions are written out.
-_SHORT = 4
+SHORT = 4
 
 
 class State(NamedTuple):
@@ -156,7 +156,7 @@ def add_up(values: Tensor, dim: int) -> Tensor:
     That keeps the order of the numbers in memory: where all systems' first coordinates lie side by side
     (:func:`by_component`), so do their sums, and torch works on whole vectors of systems.
     """
-    if values.shape[dim] > _SHORT:
+    if values.shape[dim] > SHORT:
         return values.sum(dim)
     first, *others = values.unbind(dim)
     for other in others:

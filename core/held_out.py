@@ -108,7 +108,7 @@ def _check_they_act(keys: Iterable[str], name: str, bodies: Any, changes: Mappin
         if key in inert and key in changes:
             raise ConfigError(f"The key `{key}` of --set does not act on {systems}; leave it out.")
         if key in inert:
-            raise ConfigError(f"The set `{name}` is one of orbits, but --set describes {systems}; choose another set.")
+            raise ConfigError(f"The set `{name}` is one of orbits, but these are {systems}; choose another set.")
 
 
 def known_sets() -> str:

@@ -52,17 +52,20 @@ class Confirmation:
         self.study = study
         self.ranking = study.ranking
         self.seeds = study.space.confirm.seeds
-        records = {record.number: record for record in study.records()}
+        self._records = {record.number: record for record in study.records()}
         kept = study.attributes.get(ATTRIBUTE, {"repeats": []})
         self._at_once = kept.get("at_once", 1)
-        self.candidates = [records[number] for number in kept.get("candidates", [])]
+        self.candidates = [self._records[number] for number in kept.get("candidates", [])]
+        #: Who held out before the search was extended.
+        self._earlier: int | None = kept.get("earlier")
         self._repeats = {(entry["trial"], entry["repeat"]): Repeat(**entry) for entry in kept["repeats"]}
         if kept.get("trials") != study.space.trials:
             winner = self.verdict()[0]
+            self._earlier = self._earlier if winner is None else winner
             best = study.best(study.space.confirm.top)
             self.candidates = [record for record in best if self.ranking.excess(record.scores) <= 0]
-            if winner is not None and winner not in [record.number for record in self.candidates]:
-                self.candidates.append(records[winner])
+            if self._earlier is not None and self._earlier not in [record.number for record in self.candidates]:
+                self.candidates.append(self._records[self._earlier])
             self._at_once = at_once
 
     @property
@@ -87,8 +90,7 @@ class Confirmation:
 
     def config(self, trial: int, repeat: int) -> Config:
         """The settings of a repeat: those of its trial, with a seed that no trial has."""
-        parameters = next(record.parameters for record in self.candidates if record.number == trial)
-        return self.study.space.config(parameters, self.study.seed(trial, repeat))
+        return self.study.space.config(self._records[trial].parameters, self.study.seed(trial, repeat))
 
     def end(
         self,
@@ -109,6 +111,7 @@ class Confirmation:
             "trials": self.study.space.trials,
             "at_once": self._at_once,
             "candidates": [candidate.number for candidate in self.candidates],
+            "earlier": self._earlier,
             "repeats": [asdict(entry) for entry in self._repeats.values()],
         }
         self.study.keep(ATTRIBUTE, kept)

@@ -209,7 +209,7 @@ def _start(folder: Path, dashboard: bool, metrics: bool, verbose: bool) -> Any:
 
 @contextmanager
 def _few_servers(dashboard: bool, verbose: bool) -> Iterator[None]:
-    """Leave out Ray's servers that have nothing to do here: each takes one or two seconds of a core to start.
+    """Leave out Ray's servers that have nothing to do here: each is a Python of its own, which takes time to start.
 
     They are the one that would scale a cluster, the one that copies what workers print to the driver, and the
     dashboard's, which Ray starts without a dashboard, too.
@@ -218,13 +218,26 @@ def _few_servers(dashboard: bool, verbose: bool) -> Iterator[None]:
     import ray._private.services as services
 
     before = parameter.RayParams, services.start_api_server
-    parameter.RayParams = partial(before[0], no_monitor=True, include_log_monitor=verbose)  # type: ignore[assignment,misc,arg-type]
+    few: Any = partial(before[0], no_monitor=True, include_log_monitor=verbose)  # type: ignore[arg-type]
+    parameter.RayParams = few  # type: ignore[misc]
     if not dashboard:
-        services.start_api_server = lambda *_, **__: (None, None)
+        services.start_api_server = _no_dashboard  # type: ignore[assignment]
     try:
         yield
     finally:
         parameter.RayParams, services.start_api_server = before  # type: ignore[misc]
+
+
+def _no_dashboard(
+    _include: bool, _raise: bool, _host: str, gcs_address: str, cluster_id: str, *_: Any, **__: Any
+) -> tuple[None, None]:
+    """Start no server, but say what Ray's agents would otherwise ask for every second."""
+    import ray._private.ray_constants as constants
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    address, space = constants.DASHBOARD_ADDRESS.encode(), constants.KV_NAMESPACE_DASHBOARD
+    GcsClient(address=gcs_address, cluster_id=cluster_id).internal_kv_put(address, b"127.0.0.1:0", True, space)
+    return None, None
 
 
 @contextmanager

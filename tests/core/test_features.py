@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.features import COLUMNS, InputScales, pair_units, state_rows, transition_rows
-from core.forces import State
+from core.forces import State, by_component
 from core.leapfrog import leapfrog
 from tests.systems import GRAVITY, random_system, rotation, scaled
 
@@ -124,3 +124,18 @@ def test_pairs_without_mass_have_no_time_scale():
 def test_input_scales_multiply_by_name():
     scales = InputScales(L=2.0, V=3.0, A=5.0, T=7.0)
     assert [scales.product(names) for names in ("", "L", "VT", "AT")] == [1.0, 2.0, 21.0, 35.0]
+
+
+@pytest.mark.parametrize("bodies", [3, 5, 8])
+def test_a_row_does_not_depend_on_the_other_systems(bodies):
+    """Not by a rounding: packed trainings are to give what they give alone, however many bodies there are."""
+    generator = torch.Generator().manual_seed(bodies)
+    position, velocity = (torch.randn(37, bodies, 2, dtype=torch.float64, generator=generator) for _ in range(2))
+    state = GRAVITY.state(position, velocity, torch.rand(37, bodies, dtype=torch.float64, generator=generator))
+    state = state.map(lambda tensor: by_component(tensor, 1))
+    moved = leapfrog(state, torch.full((37,), 0.01, dtype=torch.float64), GRAVITY).state
+    for number in range(37):
+        own, after = (each.map(lambda tensor, n=number: tensor[n : n + 1].clone()) for each in (state, moved))
+        assert torch.equal(state_rows(state, 0.0, rich=True)[number], state_rows(own, 0.0, rich=True)[0])
+        row = transition_rows(own, after, torch.full((1,), 0.01, dtype=torch.float64))[0]
+        assert torch.equal(transition_rows(state, moved, torch.full((37,), 0.01, dtype=torch.float64))[number], row)

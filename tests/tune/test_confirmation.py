@@ -135,6 +135,13 @@ def test_who_held_out_stays_a_candidate_in_a_longer_search(space: Space, journal
     assert run(confirmation, t5=[1.0], t6=[1.0], t7=[1.0]) == [(5, 1), (6, 1), (7, 1)]
     assert confirmation.verdict()[0] == 0
     assert [record.number for record in Confirmation(longer).candidates] == [5, 6, 7, 0]
+    assert confirmation.config(2, 1).seed == longer.seed(2, 1)  # of one that is a candidate no more
+    # Extended once more, in the middle of a confirmation.
+    longer = searched(longer.space.changed(trials=longer.space.trials + 3), journal, *[scores(3.0)] * 3)
+    run_one = Confirmation(longer)
+    run_one.end(*run_one.due()[0], 4, scores(1.0), scores(1.0))
+    longer = searched(longer.space.changed(trials=longer.space.trials + 3), journal, *[scores(4.0)] * 3)
+    assert [record.number for record in Confirmation(longer).candidates] == [11, 12, 13, 0]
 
 
 def test_rungs_that_run_at_a_time_are_decided_as_one(space: Space, journal: Path) -> None:

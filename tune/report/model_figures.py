@@ -270,7 +270,8 @@ def _learning_curves(search: Search, theme: Theme) -> Figure:
             if known:
                 x, y = zip(*known, strict=True)
                 top: dict[str, Any] = {"linewidth": 1.9, "zorder": 5} if rank == 0 else {"linewidth": 1.1}
-                axes.plot(x, y, color=theme.several[rank % len(theme.several)], label=f"trial {number}", **top)
+                color = theme.several[(rank - 1) % (len(theme.several) - 1) + 1 if rank else 0]
+                axes.plot(x, y, color=color, label=f"trial {number}", **top)
         if scale == "linear":
             axes.set_ylim(0, None)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))

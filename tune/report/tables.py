@@ -84,7 +84,8 @@ def confirmation_section(search: Search) -> str:
         beaten, last = each.get("trial") != found.get("winner"), math.inf if mean is None else -up * mean
         return beaten, not each.get("survived"), last
 
-    candidates.sort(key=place)
+    if found.get("winner") is not None:  # otherwise they are in the search's order
+        candidates.sort(key=place)
     winners = {index for index, each in enumerate(candidates) if each.get("trial") == found.get("winner")}
     body = []
     for each in candidates:

@@ -35,7 +35,7 @@ from tune.study import SearchStudy
 def several_at_a_time(values: dict[str, Any]) -> None:
     """Trials that are stopped early and a confirmation, one training after the other."""
     values["fixed"] |= {"hidden_dims": [64, 64], "num_orbits": 8, "epochs": 24, "evaluate_every": 6}
-    values |= {"trials": 4, "seed": 2, "max_concurrent": 1, "max_rel_dE": 1.0, "confirm": {"top": 1, "seeds": 2}}
+    values |= {"trials": 4, "seed": 2, "max_concurrent": 1, "max_rel_dE": 1.0, "confirm": {"top": 1, "seeds": 3}}
     values["scheduler"] = {"name": "asha", "min_resource": 12, "reduction_factor": 2}
 
 

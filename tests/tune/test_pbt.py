@@ -83,6 +83,7 @@ def test_a_population_is_trained(write_space: Callable[..., Path], tmp_path: Pat
     assert lines[0].startswith("6 trials: ")
     assert lines[-1].startswith("simulate ")
     assert not any(line.startswith(("[", "space", "question")) for line in lines)
+    assert "drawing the figures" not in search.stdout
     rows, trials = trials_table(tmp_path), load_study(only_results(tmp_path)).trials
     assert [row["state"] for row in rows] == [trial.state.name for trial in trials] == ["COMPLETE"] * 6
     changed = [trial for trial in trials if "schedule" in trial.user_attrs]
